@@ -1,0 +1,1 @@
+"""VERA in Dagster."""

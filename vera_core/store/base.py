@@ -1,0 +1,239 @@
+"""The `ObjectStore` protocol: exactly what VERA asks of S3, no more. Keys are full keys in one bucket.
+
+Every method raises `UnavailableError` when the store can't be reached or keeps answering 5xx after retries, and names
+bucket and key in every error. Implementations: s3.py, memory.py, faulty.py; tests/store/conformance.py holds them to
+this text. No method retries in a way that can turn its own lost reply into somebody else's win silently: a conditional
+PUT whose reply was lost may raise `PreconditionError` for the winner, and callers re-read (docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from vera_core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from vera_core.model import Lock
+
+SINGLE_PUT_LIMIT = 256 << 20
+"""Bytes up to which a file goes up in one PUT; larger ones go multipart with a full-object CRC64NVME."""
+
+
+class MissingObjectError(NotFoundError):
+    """No object (or no such version) under the key.
+
+    `delete_marker` is True where the store says that a delete marker hides it, False where it says there is none, None
+    where the store does not tell (then a listing of the versions must be asked).
+    """
+
+    delete_marker: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The condition of a PUT: `Condition()` is If-None-Match: *, `Condition(etag)` is If-Match: etag."""
+
+    etag: str | None = None
+
+
+ABSENT = Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a PUT made: the VersionId ("null" never occurs on a versioned bucket) and ETag (with its quotes)."""
+
+    key: str
+    version_id: str
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A whole object as read: `data` and the version it came from."""
+
+    key: str
+    data: bytes
+    version_id: str
+    etag: str
+    last_modified: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One version (or delete marker) of a key, as listed. `size` is 0 for a marker."""
+
+    key: str
+    version_id: str
+    size: int
+    last_modified: datetime
+    etag: str = ""
+    is_latest: bool = True
+    is_delete_marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleRule:
+    """An expiration rule of the bucket that could remove our objects: its id and the key prefix it applies to."""
+
+    rule_id: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    """Bucket hygiene: what `init`, `probe` and the daily check look at.
+
+    `default_retention` and `expirations` are None where the store can't say (an answer of 501).
+    """
+
+    exists: bool
+    versioning: bool
+    object_lock: bool
+    default_retention: str | None
+    expirations: tuple[LifecycleRule, ...] | None
+
+
+class ObjectStore(Protocol):
+    """A versioned bucket. Synchronous and safe to share between threads."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, for errors and URIs."""
+        ...
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Condition | None = None,
+        lock: Lock | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> Stored:
+        """Stores a small object whole, with a checksum that the store verifies.
+
+        Raises:
+            PreconditionError: `condition` does not hold (409 ConditionalRequestConflict is retried first).
+        """
+        ...
+
+    def put_file(
+        self, key: str, path: Path, *, sha256: bytes, condition: Condition | None = None, lock: Lock | None = None
+    ) -> Stored:
+        """Stores a local file in bounded memory, verified by the store's checksum.
+
+        Up to `SINGLE_PUT_LIMIT` a single PUT carrying `sha256` as x-amz-checksum-sha256; larger ones multipart with a
+        full-object CRC64NVME (`condition` then is refused with ValueError: it is not atomic on every store). An aborted
+        multipart upload leaves nothing behind where the process lives to abort it.
+
+        Raises:
+            PreconditionError: `condition` does not hold.
+            IntegrityError: the store saw other bytes than were sent.
+        """
+        ...
+
+    def get(self, key: str, *, version_id: str | None = None) -> Blob:
+        """Reads a small object whole.
+
+        Raises:
+            MissingObjectError: none, or hidden by a delete marker.
+        """
+        ...
+
+    def get_range(self, key: str, start: int, length: int, *, version_id: str | None = None) -> bytes:
+        """Reads exactly `length` bytes from `start` (length 0 returns b"" without a request).
+
+        Raises:
+            MissingObjectError: no such object or version.
+            IntegrityError: the answer is not exactly that range (status, Content-Range or length differ).
+        """
+        ...
+
+    def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
+        """Reads the last `min(length, size)` bytes; returns them and the object's whole size in bytes.
+
+        Raises:
+            MissingObjectError, IntegrityError: as `get_range`.
+        """
+        ...
+
+    def download(self, key: str, path: Path, *, version_id: str | None = None) -> None:
+        """Writes the object to a new local file in bounded memory.
+
+        Raises:
+            MissingObjectError: no such object or version.
+        """
+        ...
+
+    def head(self, key: str, *, version_id: str | None = None) -> VersionInfo:
+        """The version's size and identity.
+
+        Raises:
+            MissingObjectError: no such object or version.
+        """
+        ...
+
+    def list_objects(self, prefix: str, *, start_after: str = "") -> Iterator[VersionInfo]:
+        """Current, undeleted objects under `prefix` in key order, paged lazily; VersionId is "" (LIST omits it)."""
+        ...
+
+    def list_prefixes(self, prefix: str) -> Iterator[str]:
+        """The next path components under `prefix` (ends in "/"), whole and with their trailing "/" (LIST, delimiter)."""
+        ...
+
+    def list_versions(self, prefix: str) -> Iterator[VersionInfo]:
+        """All versions and delete markers under `prefix`, in key order, newest first within a key, paged lazily."""
+        ...
+
+    def delete(self, key: str, *, version_id: str | None = None, bypass_governance: bool = False) -> None:
+        """Removes one version for good, or without `version_id` puts a delete marker. Missing is no error.
+
+        Raises:
+            RestrictedError: the version is locked.
+        """
+        ...
+
+    def delete_batch(
+        self, versions: Iterable[tuple[str, str]], *, bypass_governance: bool = False
+    ) -> list[tuple[str, str, str]]:
+        """Removes (key, VersionId) pairs; returns those refused as (key, VersionId, reason)."""
+        ...
+
+    def get_lock(self, key: str, version_id: str) -> Lock | None:
+        """The version's retention; None if it has none.
+
+        Raises:
+            MissingObjectError: no such version.
+        """
+        ...
+
+    def set_lock(self, key: str, version_id: str, lock: Lock, *, bypass_governance: bool = False) -> None:
+        """Sets or extends the version's retention.
+
+        Raises:
+            RestrictedError: the store refuses to shorten or weaken it.
+        """
+        ...
+
+    def now(self) -> datetime:
+        """The store's own clock in UTC (whole seconds), from a Date header."""
+        ...
+
+    def bucket_state(self) -> BucketState:
+        """Versioning, Object Lock, default retention and expiration rules of the bucket."""
+        ...
+
+    def create_bucket(self) -> None:
+        """Creates the bucket with versioning and Object Lock enabled.
+
+        Raises:
+            ConflictError: it exists already.
+        """
+        ...
