@@ -1,1 +1,1 @@
-"""."""
+"""The tamper-evident audit trail: locked, hash-linked entries, one chain per writer."""

@@ -1,0 +1,273 @@
+"""The config log: what a repository is, and every change to it, as locked, chained records.
+
+Record 1 (`init`) states everything that is fixed for the repository's life; later records add routing epochs or raise
+the versions that may read and write. The record's fields are documented in docs/protocol.md, "Config log records".
+Settings of a process (spool, actor, sources) are no business of this module: see `settings`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
+from vera_core.model import Erasability, Lock, LockMode, RetentionClass, check_name
+from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
+from vera_core.store.chain import ChainedLog, Head, LogOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from vera_core.keyspace import Keyspace
+    from vera_core.store.base import ObjectStore
+    from vera_core.store.chain import Record
+
+PROTOCOL_VERSION = 1
+"""What this VERA reads and writes: compared with the repository's min_reader and min_writer."""
+MAX_RETENTION_DAYS = 366 * 100
+DEFAULT_INLINE_LIMIT = 8 << 20
+DEFAULT_SHARD_BYTES = 256 << 20
+DEFAULT_PART_ROWS = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryConfig:
+    """A repository as of config record `revision`.
+
+    `inline_limit`: bytes up to which a file shares a shard with others; `shard_bytes`: stored bytes at which a shard is
+    closed; `part_rows`: rows at which it is closed. `locked` is False only where init accepted a store without enforced
+    locks. `markers_told`: whether the store's 404 tells of delete markers.
+    """
+
+    repository_id: str
+    lock_mode: LockMode
+    classes: tuple[RetentionClass, ...]
+    default_class: str
+    routing: Routing
+    compression: str = "balanced"
+    inline_limit: int = DEFAULT_INLINE_LIMIT
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    part_rows: int = DEFAULT_PART_ROWS
+    markers_told: bool = False
+    min_reader: int = PROTOCOL_VERSION
+    min_writer: int = PROTOCOL_VERSION
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        names = [retention.name for retention in self.classes]
+        for retention in self.classes:
+            check_name(retention.name, "retention class")
+            if not 0 < retention.days <= MAX_RETENTION_DAYS:
+                raise UsageError(
+                    f"retention class {retention.name!r} keeps files {retention.days} days",
+                    todo=f"Allowed are 1 to {MAX_RETENTION_DAYS} days.",
+                )
+        if len(set(names)) != len(names) or self.default_class not in names:
+            raise UsageError("retention classes need distinct names, and the default class must be one of them")
+
+    @property
+    def locked(self) -> bool:
+        """Whether the store enforces locks."""
+        return self.lock_mode is not LockMode.NONE
+
+    @property
+    def log_options(self) -> LogOptions:
+        """How this repository's chained logs are kept."""
+        return LogOptions(locked=self.locked, markers_told=self.markers_told)
+
+    @property
+    def longest_days(self) -> int:
+        """Days of the longest retention class."""
+        return max(retention.days for retention in self.classes)
+
+    def retention(self, name: str) -> RetentionClass:
+        """The retention class of that name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for retention in self.classes:
+            if retention.name == name:
+                return retention
+        raise UsageError(
+            f"the repository has no retention class {name!r}",
+            todo=f"It has: {', '.join(retention.name for retention in self.classes)}.",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of the `init` record (without `type`)."""
+        return {
+            "repository": self.repository_id,
+            "lock_mode": self.lock_mode.value,
+            "classes": [
+                {"name": item.name, "days": item.days, "erasability": item.erasability.value} for item in self.classes
+            ],
+            "default_class": self.default_class,
+            "n_bits": self.routing.n_bits(date.min),
+            "uid_schemes": sorted(scheme.value for scheme in self.routing.schemes),
+            "snowflake_epoch_ms": self.routing.snowflake_epoch_ms,
+            "compression": self.compression,
+            "inline_limit": self.inline_limit,
+            "shard_bytes": self.shard_bytes,
+            "part_rows": self.part_rows,
+            "markers_told": self.markers_told,
+            "encryption": None,
+            "min_reader": self.min_reader,
+            "min_writer": self.min_writer,
+        }
+
+
+def _apply_init(_before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+    if body["encryption"] is not None:
+        raise IncompatibleError("the repository is encrypted, which this VERA does not know", todo="Use a newer VERA.")
+    return RepositoryConfig(
+        repository_id=str(body["repository"]),
+        lock_mode=LockMode(body["lock_mode"]),
+        classes=tuple(
+            RetentionClass(str(item["name"]), int(item["days"]), Erasability(item["erasability"]))
+            for item in body["classes"]
+        ),
+        default_class=str(body["default_class"]),
+        routing=Routing(
+            epochs=(RoutingEpoch(date.min, int(body["n_bits"])),),
+            schemes=frozenset(UidScheme(name) for name in body["uid_schemes"]),
+            snowflake_epoch_ms=int(body["snowflake_epoch_ms"]),
+        ),
+        compression=str(body["compression"]),
+        inline_limit=int(body["inline_limit"]),
+        shard_bytes=int(body["shard_bytes"]),
+        part_rows=int(body["part_rows"]),
+        markers_told=bool(body["markers_told"]),
+        min_reader=int(body["min_reader"]),
+        min_writer=int(body["min_writer"]),
+    )
+
+
+def _apply_epoch(before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+    assert before is not None
+    epoch = RoutingEpoch(date.fromisoformat(body["from_day"]), int(body["n_bits"]), EpochState.PENDING)
+    return replace(before, routing=replace(before.routing, epochs=(*before.routing.epochs, epoch)))
+
+
+def _settle(state: EpochState) -> Callable[[RepositoryConfig | None, Mapping[str, Any]], RepositoryConfig]:
+    def apply(before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+        assert before is not None
+        day = date.fromisoformat(body["from_day"])
+        epochs = tuple(
+            epoch._replace(state=state) if (epoch.from_day, epoch.state) == (day, EpochState.PENDING) else epoch
+            for epoch in before.routing.epochs
+        )
+        return replace(before, routing=replace(before.routing, epochs=epochs))
+
+    return apply
+
+
+_HANDLERS: dict[str, Callable[[RepositoryConfig | None, Mapping[str, Any]], RepositoryConfig]] = {
+    "init": _apply_init,
+    "epoch": _apply_epoch,
+    "activate": _settle(EpochState.ACTIVE),
+    "withdraw": _settle(EpochState.WITHDRAWN),
+}
+
+
+def fold(before: RepositoryConfig | None, record: Record) -> RepositoryConfig:
+    """The config after `record`.
+
+    Raises:
+        IncompatibleError: an unknown record type, or the repository needs a newer reader.
+        IntegrityError: the record can't be understood.
+    """
+    handler = _HANDLERS.get(record.type)
+    if handler is None or (before is None) != (record.type == "init"):
+        raise IncompatibleError(
+            f"config record {record.number} is of type {record.type!r}, which this VERA does not expect there",
+            todo="Use a newer VERA.",
+        )
+    try:
+        config = handler(before, record.body)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise IntegrityError(f"config record {record.number} can't be understood: {error!r}") from error
+    if config.min_reader > PROTOCOL_VERSION:
+        raise IncompatibleError(
+            f"the repository needs a VERA that knows protocol version {config.min_reader}; this one knows "
+            f"{PROTOCOL_VERSION}",
+            todo="Use a newer VERA.",
+        )
+    return replace(config, revision=record.number)
+
+
+@dataclass(slots=True)
+class ConfigLog:
+    """The config log of the repository under `keys`, with the config as of the last `load` or `refresh`."""
+
+    store: ObjectStore
+    keys: Keyspace
+    head: Head = field(default_factory=Head)
+    records: tuple[Record, ...] = ()
+    config: RepositoryConfig | None = None
+
+    def load(self) -> RepositoryConfig:
+        """Reads the whole config log.
+
+        Raises:
+            NotFoundError: there is no repository here.
+            IntegrityError, IncompatibleError: it can't be trusted, or needs a newer VERA.
+        """
+        records = self._chain(LogOptions()).read() or self._unlocked()
+        if not records:
+            raise NotFoundError(
+                "there is no VERA repository here",
+                todo="Check --repository, or make one with `vera init`.",
+                bucket=self.store.bucket, prefix=self.keys.root or "(none)",
+            )  # fmt: skip
+        self._take(records)
+        assert self.config is not None
+        return self.config
+
+    def refresh(self) -> RepositoryConfig:
+        """Reads what was appended since; one request in the usual case."""
+        if self.config is None:
+            return self.load()
+        self._take(self._chain(self.config.log_options).read_from(self.head))
+        return self.config
+
+    def append(self, body: Mapping[str, Any], *, now: datetime, until: datetime) -> RepositoryConfig:
+        """Appends a record, locked until `until`, and returns the config after it.
+
+        Raises:
+            LostAppendError: somebody else changed the config first: refresh and plan again.
+        """
+        mode = LockMode(body["lock_mode"]) if self.config is None else self.config.lock_mode
+        lock = None if mode is LockMode.NONE else Lock(mode, until)
+        options = LogOptions(locked=lock is not None) if self.config is None else self.config.log_options
+        self._take([self._chain(options).append(self.head, body, lock=lock, now=now)])
+        assert self.config is not None
+        return self.config
+
+    def extend_locks(self, until: datetime) -> None:
+        """Keeps the config records locked at least until `until`."""
+        if self.config is not None:
+            self._chain(self.config.log_options).extend_locks(self.records, until)
+
+    def _chain(self, options: LogOptions) -> ChainedLog:
+        return ChainedLog(self.store, self.keys.config_prefix, self.keys.config, options)
+
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            self.config = fold(self.config, record)
+            self.head = Head(record.number, record.digest)
+            self.records = (*self.records, record)
+
+    def _unlocked(self) -> list[Record]:
+        """The records of a repository that says of itself that its store enforces no locks."""
+        try:
+            blob = self.store.get(self.keys.config(1))
+            body = json.loads(blob.data)
+        except (NotFoundError, ValueError):
+            return []
+        if not isinstance(body, dict) or body.get("lock_mode") != LockMode.NONE:
+            return []
+        return self._chain(LogOptions(locked=False)).read()

@@ -1,0 +1,257 @@
+"""The chained log: a dense, numbered, hash-linked, locked sequence of small JSON records in a bucket.
+
+Config log, slot logs and audit trails are all this one mechanism (docs/protocol.md, "The chained log"). Record n
+carries the SHA-256 of record n-1's bytes. Object Lock protects a version and not a key, therefore: *the earliest locked version
+of a key is the record*; unlocked versions and delete markers are findings, never data. What the records mean belongs to
+the callers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError
+from vera_core.model import Lock, LockMode, format_time
+from vera_core.store.base import ABSENT, MissingObjectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+
+    from vera_core.store.base import ObjectStore, VersionInfo
+
+MAX_RECORD_BYTES = 8 << 20
+"""Larger records are refused: a reader must be able to load one without thinking."""
+PUT_ATTEMPTS = 5
+
+
+class LostAppendError(ConflictError):
+    """Another writer's record took the number. Read on from it and plan again."""
+
+
+def canonical(body: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys, no white space, UTF-8: one byte string per value."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read and verified: its number, parsed body, SHA-256 of its bytes, and the version that holds it."""
+
+    number: int
+    body: dict[str, Any]
+    digest: str
+    version_id: str
+    lock: Lock | None
+
+    @property
+    def type(self) -> str:
+        """What happened, for example `commit`."""
+        return str(self.body["type"])
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a log ends: the last record's number and digest. `Head()` is the empty log."""
+
+    number: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A version or marker that has no business in a log: harmless to readers, reported and removed by `vera doctor`."""
+
+    key: str
+    version_id: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How a repository keeps its logs.
+
+    `locked` is False only in a repository that accepts a store without enforced locks; then the earliest version
+    counts. `markers_told` says whether the store's 404 tells of a delete marker (`vera init` records what the probe
+    saw); without it every probe is a listing of versions.
+    """
+
+    locked: bool = True
+    markers_told: bool = False
+
+
+@dataclass(slots=True)
+class ChainedLog:
+    """One log in a bucket: `key_of(n)` names record n, `prefix` holds all records and nothing else."""
+
+    store: ObjectStore
+    prefix: str
+    key_of: Callable[[int], str]
+    options: LogOptions = field(default_factory=LogOptions)
+
+    def read(self) -> list[Record]:
+        """All records, verified: dense from 1, each linked to the one before, each the earliest locked version.
+
+        Raises:
+            IntegrityError: a gap, a broken link or an unreadable record.
+        """
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[Record], list[Finding]]:
+        """As `read`, and what else lies under the log's keys."""
+        by_key: dict[str, list[VersionInfo]] = {}
+        for info in self.store.list_versions(self.prefix):
+            by_key.setdefault(info.key, []).append(info)
+        records: list[Record] = []
+        findings: list[Finding] = []
+        head = Head()
+        while versions := by_key.pop(self.key_of(head.number + 1), None):
+            record = self._choose(head.number + 1, versions, findings)
+            if record is None:
+                break
+            records.append(self._linked(head, record))
+            head = Head(record.number, record.digest)
+        for key, versions in by_key.items():
+            for info in versions:
+                if not info.is_delete_marker and self._lock_of(info) is not None:
+                    raise IntegrityError(
+                        f"the log has a gap: record {head.number + 1} is missing before {key}",
+                        todo="Nothing is read from it. Restore the missing record from a replica of the bucket.",
+                        bucket=self.store.bucket, key=self.key_of(head.number + 1),
+                    )  # fmt: skip
+                findings.append(Finding(key, info.version_id, "foreign to the log"))
+        return records, findings
+
+    def probe(self, head: Head) -> Record | None:
+        """The record after `head`, verified; None where the log ends there. One request in the usual case."""
+        key = self.key_of(head.number + 1)
+        if self.options.markers_told:
+            try:
+                self.store.head(key)
+            except MissingObjectError as missing:
+                if missing.delete_marker is False:
+                    return None
+        record = self._choose(head.number + 1, self._versions(key), [])
+        return None if record is None else self._linked(head, record)
+
+    def read_from(self, head: Head) -> list[Record]:
+        """The records after `head`, by probing one number after the other."""
+        records: list[Record] = []
+        while record := self.probe(head):
+            records.append(record)
+            head = Head(record.number, record.digest)
+        return records
+
+    def append(self, head: Head, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> Record:
+        """Appends `body` (with at least `type`) as the record after `head` and returns it as stored.
+
+        Safe against lost replies: whether the PUT said 200, 412 or nothing at all, the versions of the key decide.
+
+        Raises:
+            LostAppendError: another writer's record is there.
+            UnavailableError: the store can't be reached; whether the record was stored is then open, and the next
+                reader sees it if so.
+        """
+        number = head.number + 1
+        # The nonce makes the bytes ours alone, so that finding them stored proves that this very append won.
+        full = {
+            **body,
+            "n": number,
+            "prev": head.digest,
+            "time": format_time(now),
+            "nonce": secrets.token_hex(8),
+            "lock": None if lock is None else {"mode": lock.mode, "until": format_time(lock.until)},
+        }
+        data = canonical(full)
+        if len(data) > MAX_RECORD_BYTES:
+            raise ValueError(f"a log record of {len(data)} bytes is over the limit of {MAX_RECORD_BYTES}")
+        key = self.key_of(number)
+        digest = hashlib.sha256(data).hexdigest()
+        for _ in range(PUT_ATTEMPTS):
+            lost_reply: UnavailableError | None = None
+            try:
+                self.store.put(key, data, condition=ABSENT, lock=lock, content_type="application/json")
+            except PreconditionError:
+                pass
+            except UnavailableError as error:
+                lost_reply = error
+            findings: list[Finding] = []
+            winner = self._choose(number, self._versions(key), findings)
+            if winner is not None:
+                self._linked(head, winner)
+                if winner.digest != digest:
+                    raise LostAppendError("another writer appended first", bucket=self.store.bucket, key=key)
+                return winner
+            if lost_reply is not None:
+                raise lost_reply
+            # Only unlocked versions or markers are there: somebody's plain PUT or DELETE, no data. Clear and retry.
+            for finding in findings:
+                self.store.delete(finding.key, version_id=finding.version_id)
+        raise ConflictError(
+            "unlocked objects keep appearing under a log key",
+            todo="Find who else writes to this bucket (access logs, bucket policy) and stop it.",
+            bucket=self.store.bucket, key=key,
+        )  # fmt: skip
+
+    def extend_locks(self, records: Iterable[Record], until: datetime) -> None:
+        """Keeps every record locked at least until `until` (records stay locked as long as the longest shard lock)."""
+        for record in records:
+            if record.lock is None or record.lock.mode is LockMode.NONE or record.lock.until >= until:
+                continue
+            key = self.key_of(record.number)
+            actual = self.store.get_lock(key, record.version_id)
+            if actual is None or actual.until < until:
+                self.store.set_lock(key, record.version_id, Lock(record.lock.mode, until))
+
+    def _versions(self, key: str) -> list[VersionInfo]:
+        return [info for info in self.store.list_versions(key) if info.key == key]
+
+    def _lock_of(self, info: VersionInfo) -> Lock | None:
+        if not self.options.locked:
+            return Lock(LockMode.NONE, info.last_modified)
+        return self.store.get_lock(info.key, info.version_id)
+
+    def _choose(self, number: int, versions: list[VersionInfo], findings: list[Finding]) -> Record | None:
+        """The earliest locked version among `versions` (newest first, as listed) as a record; the rest are findings."""
+        chosen: Record | None = None
+        for info in reversed(versions):
+            if info.is_delete_marker:
+                findings.append(Finding(info.key, info.version_id, "delete marker over a log record"))
+                continue
+            if chosen is not None:
+                findings.append(Finding(info.key, info.version_id, "later version over a log record"))
+                continue
+            lock = self._lock_of(info)
+            if lock is None:
+                findings.append(Finding(info.key, info.version_id, "unlocked version under a log key"))
+                continue
+            chosen = self._load(number, info, lock)
+        return chosen
+
+    def _load(self, number: int, info: VersionInfo, lock: Lock) -> Record:
+        where = {"bucket": self.store.bucket, "key": info.key, "version_id": info.version_id}
+        data = self.store.get(info.key, version_id=info.version_id).data if info.size <= MAX_RECORD_BYTES else b""
+        try:
+            body = json.loads(data)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or body.get("n") != number or not isinstance(body.get("type"), str):
+            raise IntegrityError(
+                f"log record {number} is locked but unreadable",
+                todo="Nothing is read past it. Restore it from a replica of the bucket.",
+                **where,
+            )
+        return Record(number, body, hashlib.sha256(data).hexdigest(), info.version_id, lock)
+
+    def _linked(self, head: Head, record: Record) -> Record:
+        if record.body.get("prev") != head.digest:
+            raise IntegrityError(
+                f"log record {record.number} does not follow record {head.number}: the chain is broken",
+                todo="One of the two was altered. Compare them with a replica of the bucket.",
+                bucket=self.store.bucket, key=self.key_of(record.number), version_id=record.version_id,
+            )  # fmt: skip
+        return record
