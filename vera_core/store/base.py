@@ -1,5 +1,7 @@
 """The `ObjectStore` protocol: exactly what VERA asks of S3, no more. Keys are full keys in one bucket.
 
+Also the errors that every implementation raises in the same words.
+
 Every method raises `UnavailableError` when the store can't be reached or keeps answering 5xx after retries, and names
 bucket and key in every error. Implementations: s3.py, memory.py, faulty.py; tests/store/conformance.py holds them to
 this text. No method retries in a way that can turn its own lost reply into somebody else's win silently: a conditional
@@ -11,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from vera_core.errors import NotFoundError
+from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,6 +36,62 @@ class MissingObjectError(NotFoundError):
     delete_marker: bool | None = None
 
 
+def missing_object(
+    bucket: str, key: str, version_id: str | None = None, *, delete_marker: bool | None
+) -> MissingObjectError:
+    """The error for an object (or version) that is not there."""
+    what = "a delete marker hides the object" if delete_marker else "there is no such object"
+    error = MissingObjectError(
+        what if version_id is None else "there is no such version",
+        todo="List the versions of the key to see what is there.",
+        bucket=bucket,
+        key=key,
+        version_id=version_id,
+    )
+    error.delete_marker = delete_marker
+    return error
+
+
+def refused_condition(bucket: str, key: str) -> PreconditionError:
+    """The error for a conditional PUT that lost."""
+    return PreconditionError(
+        "the conditional PUT was refused: the key changed meanwhile",
+        todo="Read the key again; another writer, or a lost reply of this one, was first.",
+        bucket=bucket,
+        key=key,
+    )
+
+
+def locked_version(bucket: str, key: str, version_id: str | None, why: str) -> RestrictedError:
+    """The error for a deletion or a weaker lock that Object Lock refuses."""
+    return RestrictedError(
+        f"refused by the store: {why}",
+        todo="Wait for the end of the lock; nothing shortens a COMPLIANCE lock.",
+        bucket=bucket,
+        key=key,
+        version_id=version_id,
+    )
+
+
+def write_new_file(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes `chunks` to a new file; a failure leaves no file behind.
+
+    Raises:
+        UsageError: the file exists already.
+    """
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        raise UsageError("the file exists already", todo="Name a new file.", path=path) from None
+    try:
+        with file:
+            for chunk in chunks:
+                file.write(chunk)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """The condition of a PUT: `Condition()` is If-None-Match: *, `Condition(etag)` is If-Match: etag."""
@@ -46,7 +104,7 @@ ABSENT = Condition()
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a PUT made: the VersionId ("null" never occurs on a versioned bucket) and ETag (with its quotes)."""
+    """What a PUT made: the VersionId ("null" never occurs on a versioned bucket), ETag (with its quotes), bytes."""
 
     key: str
     version_id: str
@@ -90,7 +148,8 @@ class LifecycleRule:
 class BucketState:
     """Bucket hygiene: what `init`, `probe` and the daily check look at.
 
-    `default_retention` and `expirations` are None where the store can't say (an answer of 501).
+    `default_retention` describes the bucket's default retention ("" for none). It and `expirations` are None where the
+    store can't say (an answer of 501).
     """
 
     exists: bool
@@ -117,7 +176,7 @@ class ObjectStore(Protocol):
         lock: Lock | None = None,
         content_type: str = "application/octet-stream",
     ) -> Stored:
-        """Stores a small object whole, with a checksum that the store verifies.
+        """Stores a small object whole, with a checksum that the store verifies. A lock of mode NONE is no lock.
 
         Raises:
             PreconditionError: `condition` does not hold (409 ConditionalRequestConflict is retried first).
@@ -157,7 +216,7 @@ class ObjectStore(Protocol):
         ...
 
     def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
-        """Reads the last `min(length, size)` bytes; returns them and the object's whole size in bytes.
+        """Reads the last `min(length, size)` bytes (`length` > 0); returns them and the object's whole size in bytes.
 
         Raises:
             MissingObjectError, IntegrityError: as `get_range`.
@@ -165,15 +224,16 @@ class ObjectStore(Protocol):
         ...
 
     def download(self, key: str, path: Path, *, version_id: str | None = None) -> None:
-        """Writes the object to a new local file in bounded memory.
+        """Writes the object to a new local file in bounded memory; a failure leaves no file.
 
         Raises:
+            UsageError: the file exists already.
             MissingObjectError: no such object or version.
         """
         ...
 
     def head(self, key: str, *, version_id: str | None = None) -> VersionInfo:
-        """The version's size and identity.
+        """The version's size and identity (`is_latest` means nothing here).
 
         Raises:
             MissingObjectError: no such object or version.
@@ -185,7 +245,7 @@ class ObjectStore(Protocol):
         ...
 
     def list_prefixes(self, prefix: str) -> Iterator[str]:
-        """The next path components under `prefix` (ends in "/"), whole and with their trailing "/" (LIST, delimiter)."""
+        """The next path components under `prefix` (ends in "/"), whole, with their trailing "/" (LIST, delimiter)."""
         ...
 
     def list_versions(self, prefix: str) -> Iterator[VersionInfo]:
@@ -218,6 +278,7 @@ class ObjectStore(Protocol):
         """Sets or extends the version's retention.
 
         Raises:
+            UsageError: the mode is NONE or the end is not in the future.
             RestrictedError: the store refuses to shorten or weaken it.
         """
         ...
