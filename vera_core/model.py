@@ -57,11 +57,14 @@ def utc(moment: datetime) -> datetime:
     """Returns a timezone-aware datetime in UTC.
 
     Raises:
-        BadTimeError: `moment` is naive: its zone is not ours to guess.
+        BadTimeError: `moment` is naive (its zone is not ours to guess), or leaves year 1 to 9999 in UTC.
     """
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise BadTimeError(f"{moment.isoformat()} has no time zone", todo="Give one, for example a trailing Z for UTC.")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise BadTimeError(f"{moment.isoformat()} is outside year 1 to 9999 in UTC") from None
 
 
 def to_micros(moment: datetime) -> int:
