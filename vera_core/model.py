@@ -187,13 +187,13 @@ class Codec(IntEnum):
     CONSTANT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One archived file in a shard.
+class Entry(NamedTuple):
+    """One archived file in a shard. A named tuple, because lookups make one for each file that they find.
 
     `key` is the first 8 bytes of SHA-256(uid) as big-endian u64; `created_at` microseconds since 1970 UTC; `size` and
-    `stored_size` bytes; `offset` the absolute position of the stored bytes in the shard; `crc32` over the stored bytes;
-    `sha256` of the content; `dictionary` 0 for none; `origin` None unless repacked or copied.
+    `stored_size` bytes; `offset` the absolute position of the stored bytes in the shard (0 where nothing is stored);
+    `crc32` over the stored bytes; `sha256` of the content; `parameter` of the codec: the dictionary's number (0 for
+    none) for ZSTD, the byte's value for CONSTANT, else 0; `origin` None unless repacked or copied.
     """
 
     uid: str
@@ -206,7 +206,7 @@ class Entry:
     codec: Codec
     crc32: int
     sha256: bytes
-    dictionary: int = 0
+    parameter: int = 0
     media_type: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     origin: Origin | None = None
