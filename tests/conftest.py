@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from vera_core.store.embedded import EmbeddedS3
 from vera_core.store.memory import MemoryStore
+from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vera_core.store.base import ObjectStore
+
+
+# HYPOTHESIS_PROFILE=fuzz (make fuzz) searches longer. No deadline: other work shares the machine.
+settings.register_profile("default", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,4 +56,19 @@ def embedded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3
 @pytest.fixture
 def memory_store() -> MemoryStore:
     """A fresh bucket in memory, with versioning and Object Lock."""
-    return MemoryStore("memory")
+    return MemoryStore()
+
+
+@pytest.fixture
+def s3_store(embedded_s3: EmbeddedS3) -> S3Store:
+    """A fresh bucket with versioning and Object Lock on the embedded server."""
+    store = S3Store(f"test-{uuid.uuid4().hex}")
+    store.create_bucket()
+    return store
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """A fresh bucket: each test that asks for it runs in memory and on the embedded server."""
+    fresh: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return fresh

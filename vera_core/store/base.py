@@ -11,6 +11,7 @@ PUT whose reply was lost may raise `PreconditionError` for the winner, and calle
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UsageError
@@ -71,6 +72,20 @@ def locked_version(bucket: str, key: str, version_id: str | None, why: str) -> R
         key=key,
         version_id=version_id,
     )
+
+
+def no_lock(bucket: str, lock: Lock) -> UsageError:
+    """The error for a lock that can't be set: without a mode, or already over."""
+    return UsageError(
+        f"{lock.mode} until {lock.until.isoformat()} is no lock that can be set",
+        todo="Give GOVERNANCE or COMPLIANCE and a time in the future; check this machine's clock.",
+        bucket=bucket,
+    )
+
+
+def whole_second(moment: datetime) -> datetime:
+    """`moment` rounded up to a whole second, as S3 keeps locks: never shorter than was asked for."""
+    return moment if moment.microsecond == 0 else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def write_new_file(path: Path, chunks: Iterable[bytes]) -> None:

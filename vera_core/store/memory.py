@@ -25,7 +25,9 @@ from vera_core.store.base import (
     VersionInfo,
     locked_version,
     missing_object,
+    no_lock,
     refused_condition,
+    whole_second,
     write_new_file,
 )
 
@@ -241,7 +243,7 @@ class MemoryStore:
         """See `ObjectStore.set_lock`."""
         with self._mutex:
             version = self._read(key, version_id)
-            self._check_lock(lock)
+            lock = self._checked_lock(lock)
             if self._is_held(version, bypass=bypass_governance) and version.lock is not None:
                 if lock.mode is not version.lock.mode:
                     raise locked_version(self._bucket, key, version_id, "the lock's mode can't be changed")
@@ -319,20 +321,16 @@ class MemoryStore:
         if lock is None or lock.mode is LockMode.NONE:
             default = self.default_retention
             return None if default is None else Lock(default[0], self.now() + default[1])
-        self._check_lock(lock)
-        return lock
+        return self._checked_lock(lock)
 
-    def _check_lock(self, lock: Lock) -> None:
+    def _checked_lock(self, lock: Lock) -> Lock:
         if not self._object_lock:
             raise UsageError(
                 "the bucket has no Object Lock", todo="Create the repository in a bucket that has.", bucket=self._bucket
             )
         if lock.mode is LockMode.NONE or lock.until <= self._clock():
-            raise UsageError(
-                f"{lock.mode} until {lock.until.isoformat()} is no lock that can be set",
-                todo="Give GOVERNANCE or COMPLIANCE and a time in the future; check this machine's clock.",
-                bucket=self._bucket,
-            )
+            raise no_lock(self._bucket, lock)
+        return Lock(lock.mode, whole_second(lock.until))
 
     def _is_held(self, version: Version, *, bypass: bool) -> bool:
         lock = version.lock

@@ -1,0 +1,84 @@
+"""A bucket's settings as S3 tells them: versioning, Object Lock, default retention, lifecycle. probe.py judges them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from vera_core.errors import NotFoundError
+from vera_core.store.base import BucketState, LifecycleRule
+from vera_core.store.s3_errors import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import DefaultRetentionTypeDef, LifecycleRuleOutputTypeDef
+
+    from vera_core.store.s3_errors import Caller, Place
+
+NO_LOCK = frozenset({"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"})
+"""How stores say that a version, or a bucket, has no lock."""
+_NO_LIFECYCLE = "NoSuchLifecycleConfiguration"
+_NOT_OFFERED = frozenset({"NotImplemented", "501", "MethodNotAllowed", "405"})
+
+
+def read_bucket_state(client: S3Client, call: Caller, place: Place) -> BucketState:
+    """The state of the bucket `place.bucket`; all false where there is none."""
+    try:
+        call(place, lambda: client.head_bucket(Bucket=place.bucket))
+    except NotFoundError:
+        return BucketState(exists=False, versioning=False, object_lock=False, default_retention=None, expirations=None)
+    versioning = call(place, lambda: client.get_bucket_versioning(Bucket=place.bucket))
+    object_lock, default_retention = call(place, lambda: _object_lock(client, place.bucket))
+    return BucketState(
+        exists=True,
+        versioning=versioning.get("Status") == "Enabled",
+        object_lock=object_lock,
+        default_retention=default_retention,
+        expirations=call(place, lambda: _expirations(client, place.bucket)),
+    )
+
+
+def _object_lock(client: S3Client, bucket: str) -> tuple[bool, str | None]:
+    try:
+        reply = client.get_object_lock_configuration(Bucket=bucket)
+    except ClientError as error:
+        if error_code(error) in NO_LOCK:
+            return False, ""
+        if error_code(error) in _NOT_OFFERED:
+            return False, None
+        raise
+    configuration = reply.get("ObjectLockConfiguration", {})
+    default = configuration.get("Rule", {}).get("DefaultRetention")
+    return configuration.get("ObjectLockEnabled") == "Enabled", _retention_text(default) if default else ""
+
+
+def _retention_text(default: DefaultRetentionTypeDef) -> str:
+    period = f"{default['Years']} years" if "Years" in default else f"{default.get('Days', 0)} days"
+    return f"{default.get('Mode', 'unknown mode')} for {period}"
+
+
+def _expirations(client: S3Client, bucket: str) -> tuple[LifecycleRule, ...] | None:
+    try:
+        reply = client.get_bucket_lifecycle_configuration(Bucket=bucket)
+    except ClientError as error:
+        if error_code(error) == _NO_LIFECYCLE:
+            return ()
+        if error_code(error) in _NOT_OFFERED:
+            return None
+        raise
+    return tuple(
+        LifecycleRule(rule.get("ID", ""), _rule_prefix(rule))
+        for rule in reply.get("Rules", [])
+        if rule.get("Status") == "Enabled" and _removes_objects(rule)
+    )
+
+
+def _removes_objects(rule: LifecycleRuleOutputTypeDef) -> bool:
+    expiration = rule.get("Expiration", {})
+    return "Days" in expiration or "Date" in expiration or "NoncurrentVersionExpiration" in rule
+
+
+def _rule_prefix(rule: LifecycleRuleOutputTypeDef) -> str:
+    place = rule.get("Filter", {})
+    return place.get("And", {}).get("Prefix", "") or place.get("Prefix", "") or rule.get("Prefix", "")
