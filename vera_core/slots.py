@@ -161,6 +161,21 @@ class SlotState:
         """Whether that version was erased."""
         return origin.ordinal in self.dead.get(origin.commit, ())
 
+    def snapshot(self) -> SlotState:
+        """A copy that later records do not change."""
+        return SlotState(
+            slot=self.slot,
+            head=self.head,
+            shards={number: list(shards) for number, shards in self.shards.items()},
+            superseded=list(self.superseded),
+            parts=list(self.parts),
+            dead={commit: set(ordinals) for commit, ordinals in self.dead.items()},
+            erased=set(self.erased),
+            condemned=set(self.condemned),
+            strays=list(self.strays),
+            records=list(self.records),
+        )
+
     def longest_lock(self) -> datetime | None:
         """The latest end of any shard's lock: what the log's own records must be locked for."""
         return max((shard.lock.until for shard in [*self.live(), *self.superseded]), default=None)
@@ -230,7 +245,8 @@ def _apply_commit(state: SlotState, record: Record) -> None:
 
 def _apply_repack(state: SlotState, record: Record) -> None:
     replaced = {(str(item["key"]), str(item["version_id"])) for item in record.body["replaces"]}
-    fresh = [ShardRef.from_json(record.number, item) for item in record.body["shards"]]
+    # A shard that was stored again byte for byte keeps the number that its entries' origins go by.
+    fresh = [ShardRef.from_json(int(item.get("number", record.number)), item) for item in record.body["shards"]]
     if not replaced <= {(shard.key, shard.version_id) for shard in state.live()}:
         state.strays.append(record.number)
         return
@@ -240,8 +256,8 @@ def _apply_repack(state: SlotState, record: Record) -> None:
         state.shards[number] = [shard for shard in shards if shard not in gone]
         if not state.shards[number]:
             del state.shards[number]
-    if fresh:
-        state.shards[record.number] = fresh
+    for shard in fresh:
+        state.shards.setdefault(shard.number, []).append(shard)
 
 
 def _apply_tombstone(state: SlotState, record: Record) -> None:
@@ -399,6 +415,31 @@ class SlotLog:
                     raise
             else:
                 return
+
+    def rebuild_sidecar(self, state: SlotState) -> bool:
+        """Puts the sidecar of `state` (from the whole log) in the place of whatever is there; whether it had to.
+
+        Raises:
+            PreconditionError: a packer is writing it at this moment.
+        """
+        key = self.keys.sidecar(self.slot)
+        data = encode_sidecar(state)
+        try:
+            blob = self.store.get(key)
+        except MissingObjectError:
+            self.store.put(key, data, condition=ABSENT, content_type="application/json")
+            return True
+        if blob.data == data:
+            return False
+        self.store.put(key, data, condition=Condition(blob.etag), content_type="application/json")
+        return True
+
+    def before(self, state: SlotState, number: int) -> SlotState:
+        """The state as it was before record `number`; `state` must come from the whole log."""
+        past = SlotState(self.slot)
+        for record in state.records[: number - 1]:
+            past.apply(record)
+        return past
 
     def append(self, state: SlotState, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> Record:
         """Appends a record planned on `state` and applies it.

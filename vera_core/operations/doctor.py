@@ -1,0 +1,220 @@
+"""The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
+
+It rolls unsealed commits forward, rebuilds sidecars, and removes markers and unlocked versions over log keys. Garbage
+(shard versions that no record names) is listed with its bytes and cost; deleting it is `vera gc`'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vera_core.errors import VeraError
+from vera_core.keyspace import KeyKind
+from vera_core.operations.commit import roll_forward
+from vera_core.operations.cost import S3_STANDARD_IA, monthly
+from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.walk import all_slots
+from vera_core.routing import EpochState
+from vera_core.slots import encode_sidecar
+from vera_core.store.base import MissingObjectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vera_core.model import Slot
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import SlotLog, SlotState
+    from vera_core.store.base import VersionInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotDiagnosis:
+    """What is to be done for one slot. `removals` are (key, VersionId) of versions that are no data."""
+
+    slot: Slot
+    unsealed: int = 0
+    sidecar: str = "current"
+    removals: tuple[tuple[str, str], ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorPlan(Report):
+    """What the doctor found. `findings` are what it can't put right; `garbage` versions cost money and nothing else."""
+
+    slots: int = figure("slots examined")
+    unsealed: int = figure("unsealed commits")
+    sidecars: int = figure("sidecars to rebuild")
+    removals: int = figure("markers and unlocked versions over log keys")
+    garbage: int = figure("garbage shard versions", "objects")
+    garbage_bytes: int = figure("garbage", "bytes")
+    garbage_cost: float = figure("garbage costs", "USD/month")
+    diagnoses: tuple[SlotDiagnosis, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorReport(Report):
+    """What the doctor did."""
+
+    sealed: int = figure("commits rolled forward")
+    sidecars: int = figure("sidecars rebuilt")
+    removed: int = figure("markers and unlocked versions removed")
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What has been seen so far."""
+
+    diagnoses: list[SlotDiagnosis] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    slots: int = 0
+    garbage: int = 0
+    garbage_bytes: int = 0
+
+
+def plan_doctor(
+    repo: Repository, *, tenant: str | None = None, progress: Callable[[int], None] | None = None
+) -> DoctorPlan:
+    """Examines every slot (of one tenant, or of all); changes nothing. `progress` gets the number of slots done."""
+    began = time.monotonic()
+    repo.refresh_config()
+    survey = _Survey()
+    for epoch in repo.config.routing.epochs:
+        if epoch.state is EpochState.PENDING:
+            survey.findings.append(
+                Finding(
+                    what=f"the routing epoch from {epoch.from_day} is pending; packers of those days wait for it",
+                    todo=f"Run `vera epoch {epoch.from_day} {epoch.n_bits}` again to settle it.",
+                    severity="warning",
+                )
+            )
+    for slot in all_slots(repo, tenant=tenant):
+        _examine(repo, slot, survey)
+        survey.slots += 1
+        if progress is not None:
+            progress(survey.slots)
+    diagnoses = tuple(survey.diagnoses)
+    return DoctorPlan(
+        ok=not diagnoses and not any(finding.severity == "error" for finding in survey.findings),
+        slots=survey.slots,
+        unsealed=sum(item.unsealed for item in diagnoses),
+        sidecars=sum(item.sidecar != "current" for item in diagnoses),
+        removals=sum(len(item.removals) for item in diagnoses),
+        garbage=survey.garbage,
+        garbage_bytes=survey.garbage_bytes,
+        garbage_cost=monthly(S3_STANDARD_IA, objects=survey.garbage, stored_bytes=survey.garbage_bytes),
+        diagnoses=diagnoses,
+        findings=tuple(survey.findings),
+        seconds=time.monotonic() - began,
+    )
+
+
+def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
+    """Puts right what `plan` found, looking again at each slot first; what changed meanwhile is done as it is now."""
+    began = time.monotonic()
+    if not plan.diagnoses:
+        return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
+    intent = repo.audit.intent("doctor", {"slots": [str(item.slot) for item in plan.diagnoses][:1000]})
+    sealed = sidecars = removed = 0
+    findings = list(plan.findings)
+    for item in plan.diagnoses:
+        if item.error:
+            continue
+        log = repo.slot_log(item.slot)
+        for key, version_id in item.removals:
+            repo.store.delete(key, version_id=version_id)
+            removed += 1
+        try:
+            state, fresh = roll_forward(repo, log)
+            for shard in fresh:
+                repo.audit.recovered("seal", {"slot": str(item.slot), "key": shard.key, "version": shard.version_id})
+            sealed += len(fresh)
+            log.rebuild_sidecar(state)
+            sidecars += item.sidecar != "current"
+        except VeraError as error:
+            findings.append(Finding(what=error.what, key=error.where.get("key", str(item.slot)), todo=error.todo))
+    repo.audit.outcome(intent, "done", {"sealed": sealed, "sidecars": sidecars, "removed": removed})
+    return DoctorReport(
+        ok=not any(finding.severity == "error" for finding in findings),
+        sealed=sealed, sidecars=sidecars, removed=removed, findings=tuple(findings), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
+    log = repo.slot_log(slot)
+    try:
+        state, foreign = log.survey()
+    except VeraError as error:
+        survey.findings.append(Finding(what=error.what, key=error.where.get("key", str(slot)), todo=error.todo))
+        survey.diagnoses.append(SlotDiagnosis(slot=slot, error=error.what))
+        return
+    _examine_versions(repo, slot, state, survey)
+    applied, sidecar = _sidecar(repo, log, state)
+    unsealed = sum(shard.number > applied for shard in state.live())
+    # A later locked version over a log key can't be removed before its lock ends; it does no harm.
+    removals = tuple(
+        (item.key, item.version_id)
+        for item in foreign
+        if item.what.startswith("delete marker") or repo.store.get_lock(item.key, item.version_id) is None
+    )
+    if unsealed or sidecar != "current" or removals:
+        survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
+
+
+def _sidecar(repo: Repository, log: SlotLog, state: SlotState) -> tuple[int, str]:
+    """The record number that the sidecar proves sealed, and what is wrong with the sidecar."""
+    if not state.head.number:
+        return 0, "current"
+    try:
+        data = repo.store.get(repo.keys.sidecar(log.slot)).data
+    except MissingObjectError:
+        return 0, "missing"
+    if data == encode_sidecar(state):
+        return state.head.number, "current"
+    stated = log.read_sidecar()
+    if stated is None:
+        return 0, "damaged"
+    number = stated.head.number
+    known = state.records[number - 1].digest if 0 < number <= state.head.number else ""
+    return (number, "behind the log") if number and known == stated.head.digest else (0, "not of this log")
+
+
+def _examine_versions(repo: Repository, slot: Slot, state: SlotState, survey: _Survey) -> None:
+    """Garbage among the slot's shards, and shards that are hidden or gone."""
+    named = {shard.version_id: shard for shard in [*state.live(), *state.superseded]}
+    seen: set[str] = set()
+    hidden: dict[str, VersionInfo] = {}
+    for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
+        if repo.keys.parse(info.key).kind is not KeyKind.SHARD:
+            continue
+        if info.is_delete_marker:
+            hidden[info.key] = info
+        elif info.version_id in named:
+            seen.add(info.version_id)
+        else:
+            survey.garbage += 1
+            survey.garbage_bytes += info.size
+    for key, marker in hidden.items():
+        survey.findings.append(
+            Finding(
+                what="a delete marker hides a shard from plain listings; VERA reads by VersionId and is not concerned",
+                key=key,
+                version_id=marker.version_id,
+                severity="warning",
+                todo="Find who deletes in this bucket.",
+            )
+        )
+    for shard in state.live():
+        if shard.version_id not in seen:
+            survey.findings.append(
+                Finding(
+                    what="a committed shard is gone",
+                    key=shard.key,
+                    version_id=shard.version_id,
+                    todo="Restore it from a replica, or pack its window again from the source.",
+                )
+            )

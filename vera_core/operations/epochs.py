@@ -1,0 +1,99 @@
+"""Setting a routing epoch: pending, then active only if still nothing is committed for its days (DESIGN section 2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vera_core.errors import RestrictedError, UsageError
+from vera_core.keyspace import KeyKind
+from vera_core.model import day_text
+from vera_core.operations.report import Report, figure
+from vera_core.routing import EpochState, check_bits
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from vera_core.config import RepositoryConfig
+    from vera_core.operations.repository import Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport(Report):
+    """How setting an epoch ended: `active` or `withdrawn`, and the config revision that says so."""
+
+    from_day: str
+    state: str
+    n_bits: int = figure("bits")
+    revision: int = figure("config revision")
+
+
+def set_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
+    """Routes the days from `from_day` on with `n_bits` bits, unless something is committed for one of them.
+
+    Run again after a crash it settles what it had begun.
+
+    Raises:
+        UsageError: `n_bits` is not 0 to 16, or the day is not after every active epoch's.
+        RestrictedError: files are archived on or after that day: their place can't change.
+    """
+    began = time.monotonic()
+    check_bits(n_bits)
+    config = repo.writable_config()
+    newest = max(epoch.from_day for epoch in config.routing.epochs if epoch.state is EpochState.ACTIVE)
+    waiting = [epoch for epoch in config.routing.epochs if epoch.state is EpochState.PENDING]
+    if any((epoch.from_day, epoch.n_bits) != (from_day, n_bits) for epoch in waiting):
+        raise RestrictedError(
+            f"another epoch is pending: from {waiting[0].from_day} with {waiting[0].n_bits} bits",
+            todo=f"Settle it first: vera epoch {waiting[0].from_day} {waiting[0].n_bits}", repository=repo.uri,
+        )  # fmt: skip
+    if from_day <= newest and not waiting:
+        raise UsageError(
+            f"an epoch must begin after every active one; the newest begins on {newest}", repository=repo.uri
+        )
+    intent = repo.audit.intent("epoch", {"from_day": from_day.isoformat(), "n_bits": n_bits})
+    if not waiting:
+        taken = first_commit(repo, from_day)
+        if taken is not None:
+            repo.audit.outcome(intent, "refused", {"committed": taken})
+            raise RestrictedError(
+                "files are archived on or after that day, so their place can't change any more",
+                todo="Choose a later day.", from_day=from_day, key=taken, repository=repo.uri,
+            )  # fmt: skip
+        config = _append(repo, {"type": "epoch", "from_day": from_day.isoformat(), "n_bits": n_bits})
+    # Whoever read the config before the pending record may have committed since; whoever reads it later waits.
+    taken = first_commit(repo, from_day)
+    verdict = "activate" if taken is None else "withdraw"
+    config = _append(repo, {"type": verdict, "from_day": from_day.isoformat()})
+    state = EpochState.ACTIVE if taken is None else EpochState.WITHDRAWN
+    repo.audit.outcome(intent, "done", {"state": state.value, "revision": config.revision})
+    return EpochReport(
+        ok=taken is None, from_day=day_text(from_day), n_bits=n_bits, state=state.value, revision=config.revision,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def first_commit(repo: Repository, from_day: date) -> str | None:
+    """The key of some slot log record of a day from `from_day` on, of any tenant; None if there is none."""
+    for tenant in repo.store.list_prefixes(repo.keys.tenants_prefix):
+        for prefix in repo.store.list_prefixes(tenant):
+            text = prefix[len(tenant) :].strip("/")
+            if text.isdigit() and len(text) == len("20260301") and text >= day_text(from_day):
+                for info in repo.store.list_versions(prefix):
+                    if repo.keys.parse(info.key).kind is KeyKind.LOG and not info.is_delete_marker:
+                        return info.key
+    return None
+
+
+def _append(repo: Repository, body: dict[str, Any]) -> RepositoryConfig:
+    now = repo.clock.now()
+    try:
+        return repo.config_log.append(body, now=now, until=repo.record_until(now))
+    except LostAppendError as error:
+        repo.refresh_config()
+        raise RestrictedError(
+            "somebody else changed the repository's config at the same moment",
+            todo="Run the command again.", repository=repo.uri,
+        ) from error  # fmt: skip

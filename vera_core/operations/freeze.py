@@ -1,0 +1,146 @@
+"""Freezing a window: one manifest a revision, the earliest locked version of its key, adopted by whoever is second.
+
+A manifest that was frozen under a routing epoch that is not the active one any more is stale: no commit of it counts,
+and the next revision freezes its rows anew (docs/protocol.md, "Windows and revisions").
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from vera_core.errors import IntegrityError, PreconditionError
+from vera_core.keyspace import KeyKind
+from vera_core.model import Lock
+from vera_core.operations.commit import whole_second
+from vera_core.operations.repository import LOCK_SLACK
+from vera_core.source.manifest import Manifest, freeze, new_rows
+from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.operations.repository import Repository
+    from vera_core.source.base import Source, Window
+    from vera_core.store.base import VersionInfo
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenManifest:
+    """A revision of a window as the store has it, with a verified local copy."""
+
+    window: Window
+    key: str
+    version_id: str
+    manifest: Manifest
+    stale: bool
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the canonical rows: the identity that commits name."""
+        return self.manifest.digest
+
+
+def frozen_manifests(repo: Repository, window: Window, scratch: Path) -> list[FrozenManifest]:
+    """All revisions of the window's day, in order, downloaded to `scratch` (whatever the window's own revision).
+
+    Raises:
+        IntegrityError: a locked manifest does not verify.
+    """
+    prefix = repo.keys.window_prefix(window.tenant, window.source, window.day)
+    versions: dict[str, list[VersionInfo]] = {}
+    for info in repo.store.list_versions(prefix):
+        versions.setdefault(info.key, []).append(info)
+    found = []
+    for key, infos in versions.items():
+        parsed = repo.keys.parse(key)
+        if parsed.kind is not KeyKind.MANIFEST:
+            continue
+        chosen = _earliest(repo, infos)
+        if chosen is not None:
+            found.append(_load(repo, replace(window, revision=parsed.number), chosen, scratch))
+    return sorted(found, key=lambda item: item.window.revision)
+
+
+def freeze_window(repo: Repository, source: Source, window: Window, scratch: Path) -> FrozenManifest:
+    """Freezes revision `window.revision`, or adopts it where somebody did already.
+
+    The rows of earlier revisions that are not stale are left out.
+
+    Raises:
+        UnavailableError: source or store can't be reached.
+    """
+    earlier = frozen_manifests(repo, window, scratch)
+    for existing in earlier:
+        if existing.window.revision == window.revision:
+            return existing
+    config = repo.settled_config({window.day - timedelta(1), window.day, window.day + timedelta(1)})
+    routing = config.routing
+    path = _local(scratch)
+    try:
+        known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
+        rows = source.rows(window)
+        manifest = freeze(
+            new_rows(rows, known) if known else rows,
+            lambda uid, micros: routing.slot_of(window.tenant, uid, micros),
+            path,
+            window=window,
+            spool=scratch,
+        )
+        key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
+        until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
+        lock = Lock(config.lock_mode, until) if config.locked else None
+        sha256 = manifest.file_sha256()
+        # Above the limit a conditional multipart is not atomic everywhere; the earliest version counts either way.
+        condition = ABSENT if path.stat().st_size <= SINGLE_PUT_LIMIT else None
+        with suppress(PreconditionError):
+            repo.store.put_file(key, path, sha256=sha256, condition=condition, lock=lock)
+    finally:
+        path.unlink(missing_ok=True)
+    infos = [info for info in repo.store.list_versions(key) if info.key == key]
+    chosen = _earliest(repo, infos)
+    if chosen is None:
+        for info in infos:
+            repo.store.delete(key, version_id=info.version_id)
+        return freeze_window(repo, source, window, scratch)
+    return _load(repo, window, chosen, scratch)
+
+
+def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:
+    """Whether every slot of the manifest is the one that the active epochs give."""
+    routing = repo.config.routing
+    return all(routing.n_bits(segment.slot.day) == segment.slot.n_bits for segment in manifest.segments)
+
+
+def _earliest(repo: Repository, infos: list[VersionInfo]) -> VersionInfo | None:
+    """The earliest locked version (the earliest at all where the repository has no locks); `infos` newest first."""
+    for info in reversed(infos):
+        if info.is_delete_marker:
+            continue
+        if not repo.config.locked or repo.store.get_lock(info.key, info.version_id) is not None:
+            return info
+    return None
+
+
+def _load(repo: Repository, window: Window, info: VersionInfo, scratch: Path) -> FrozenManifest:
+    path = _local(scratch)
+    repo.store.download(info.key, path, version_id=info.version_id)
+    try:
+        manifest = Manifest.open(path)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"a locked manifest does not verify: {error.what}",
+            todo="Restore it from a replica of the bucket; the window is not packed until then.",
+            bucket=repo.store.bucket, key=info.key, version_id=info.version_id,
+        ) from error  # fmt: skip
+    return FrozenManifest(
+        window, info.key, info.version_id, manifest, stale=not routed_by_active_epochs(repo, manifest)
+    )
+
+
+def _local(scratch: Path) -> Path:
+    """A fresh file name in `scratch`."""
+    return scratch / f"manifest-{secrets.token_hex(8)}.parquet"

@@ -1,0 +1,124 @@
+"""Finding versions: from a slot's state to the entries of one uid, through shard readers over the store."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vera_core.errors import IntegrityError
+from vera_core.format.reader import ShardReader
+from vera_core.model import Origin
+from vera_core.store.base import MissingObjectError
+
+if TYPE_CHECKING:
+    from vera_core.model import Entry
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import ShardRef, SlotState
+    from vera_core.store.base import ObjectStore
+
+OPEN_READERS = 64
+
+
+class Version(NamedTuple):
+    """One version of a uid: its origin, the entry and the shard that holds it."""
+
+    origin: Origin
+    entry: Entry
+    shard: ShardRef
+
+    @property
+    def text(self) -> str:
+        """The version as people name it: commit.ordinal."""
+        return f"{self.origin.commit}.{self.origin.ordinal}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSource:
+    """A committed shard's bytes in the store, pinned to its VersionId."""
+
+    store: ObjectStore
+    shard: ShardRef
+
+    @property
+    def where(self) -> dict[str, str]:
+        """What an error about these bytes must name."""
+        return {"bucket": self.store.bucket, "key": self.shard.key, "version_id": self.shard.version_id}
+
+    def read_suffix(self, length: int) -> tuple[bytes, int]:
+        """The last `length` bytes (or all) and the object's size.
+
+        Raises:
+            IntegrityError: the version is gone, or has another size than was committed.
+        """
+        try:
+            data, size = self.store.get_suffix(self.shard.key, length, version_id=self.shard.version_id)
+        except MissingObjectError as error:
+            raise self._gone() from error
+        if size != self.shard.size:
+            raise IntegrityError(
+                f"the shard has {size} bytes, committed were {self.shard.size}",
+                todo="Run `vera verify --deep`; restore it from a replica.", **self.where,
+            )  # fmt: skip
+        return data, size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises:
+            IntegrityError: the version is gone.
+        """
+        try:
+            return self.store.get_range(self.shard.key, offset, length, version_id=self.shard.version_id)
+        except MissingObjectError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> IntegrityError:
+        return IntegrityError(
+            "a committed shard is gone from the store",
+            todo="Restore it from a replica of the bucket, or pack its window again from the source.",
+            **self.where,
+        )
+
+
+class ShardReaders:
+    """Open readers of committed shards, at most `OPEN_READERS` at once; a reader opened twice costs nothing."""
+
+    __slots__ = ("_guard", "_open", "_store")
+
+    def __init__(self, repo: Repository) -> None:
+        self._store = repo.store
+        self._guard = threading.Lock()
+        self._open: OrderedDict[tuple[str, str], ShardReader] = OrderedDict()
+
+    def reader(self, shard: ShardRef) -> ShardReader:
+        """The reader of a shard; opening it is one suffix request."""
+        name = (shard.key, shard.version_id)
+        with self._guard:
+            found = self._open.get(name)
+            if found is not None:
+                self._open.move_to_end(name)
+                return found
+        opened = ShardReader.open(StoreSource(self._store, shard))
+        with self._guard:
+            self._open[name] = opened
+            while len(self._open) > OPEN_READERS:
+                self._open.popitem(last=False)
+        return opened
+
+
+def origin_of(shard: ShardRef, entry: Entry) -> Origin:
+    """The version's identity: the entry's own origin where it carries one, else its shard's commit and its ordinal."""
+    return entry.origin or Origin(shard.number, entry.ordinal)
+
+
+def versions_of(readers: ShardReaders, state: SlotState, uid: str, key: int) -> list[Version]:
+    """All versions of a uid in a slot that live shards hold, dead ones included, oldest first."""
+    found = {
+        (version := Version(origin_of(shard, entry), entry, shard)).origin: version
+        for shard in state.live()
+        if shard.may_hold(key)
+        for entry in readers.reader(shard).find(uid)
+    }
+    return [found[origin] for origin in sorted(found)]

@@ -1,0 +1,186 @@
+"""Packing a window: freeze, build, upload, commit, seal, acknowledge (docs/protocol.md, "Pack").
+
+Every step may be repeated by anyone at any time: the slot logs alone say which rows of the manifest are accounted for,
+and each packer goes on from the first row that is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from vera_core.errors import VeraError
+from vera_core.model import day_text, format_time
+from vera_core.operations.freeze import freeze_window, frozen_manifests, routed_by_active_epochs
+from vera_core.operations.report import Report, figure
+from vera_core.operations.segment import PackJob, Progress, pack_segment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import Part, SlotState
+    from vera_core.source.base import Source, Window
+
+AUDIT_ENTRIES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLine:
+    """A shard that holds rows of the window."""
+
+    slot: str
+    key: str
+    version_id: str
+    sha256: str
+    size: int
+    entries: int
+    lock_until: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackReport(Report):
+    """What became of every row of a window's revision, and which shards hold it."""
+
+    source: str
+    tenant: str
+    day: str
+    revision: int
+    manifest: str
+    rows: int = figure("rows", "files")
+    archived: int = figure("archived", "files")
+    equal: int = figure("equal to the latest version", "files")
+    rejected: int = figure("rejected", "files")
+    rejects: dict[str, int] = field(default_factory=dict)
+    shards: tuple[ShardLine, ...] = ()
+    content_bytes: int = figure("content", "bytes")
+    stored_bytes: int = figure("stored", "bytes")
+    objects: int = figure("objects of every kind", "objects")
+    packed_now: int = figure("archived by this run", "files")
+    files_per_second: float = figure("speed", "files/s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackPlan(Report):
+    """What packing a window would do; rows are unknown until the manifest is frozen."""
+
+    source: str
+    tenant: str
+    day: str
+    revision: int
+    frozen: bool
+    rows: int = figure("rows", "files")
+    rejected: int = figure("rejected when frozen", "files")
+    accounted: int = figure("already accounted for", "files")
+    slots: int = figure("slots")
+
+
+def plan_pack(repo: Repository, source: Source, window: Window) -> PackPlan:
+    """What `pack_window` would find and do; changes nothing."""
+    began = time.monotonic()
+    about = {"source": source.name, "tenant": source.tenant, "day": day_text(window.day)}
+    with repo.scratch() as scratch:
+        for item in frozen_manifests(repo, window, scratch):
+            if item.window.revision != window.revision or item.stale:
+                continue
+            slots = {segment.slot for segment in item.manifest.segments}
+            covered = [part for slot in slots for part in repo.slot_log(slot).load().covered(item.digest)]
+            return PackPlan(
+                **about, revision=window.revision, frozen=True, rows=item.manifest.row_count, slots=len(slots),
+                rejected=item.manifest.reject_count, accounted=sum(part.end - part.first for part in covered),
+                seconds=time.monotonic() - began,
+            )  # fmt: skip
+    return PackPlan(**about, revision=window.revision, frozen=False, seconds=time.monotonic() - began)
+
+
+def pack_window(repo: Repository, source: Source, window: Window, *, progress: Progress | None = None) -> PackReport:
+    """Archives every row of the window's revision, or says by name why not; safe to run again and side by side.
+
+    Raises:
+        UnavailableError: source or store can't be reached; run it again.
+        IntegrityError: what is stored does not verify and can't be made good from the source.
+    """
+    began = time.monotonic()
+    subject = {
+        "source": source.name, "tenant": source.tenant, "day": day_text(window.day), "revision": window.revision,
+    }  # fmt: skip
+    repo.settled_config({window.day + timedelta(days) for days in (-1, 0, 1)})
+    intent = repo.audit.intent("pack", subject)
+    try:
+        with repo.scratch() as scratch:
+            report = _pack(repo, source, window, scratch, progress)
+    except BaseException as error:
+        detail = error.to_json() if isinstance(error, VeraError) else {"what": repr(error)}
+        repo.audit.outcome(intent, "failed", detail)
+        raise
+    seconds = time.monotonic() - began
+    report = replace(
+        report, seconds=seconds, files_per_second=report.packed_now / seconds if report.packed_now else 0.0
+    )
+    repo.audit.outcome(
+        intent,
+        "done",
+        {
+            "revision": report.revision,
+            "manifest": report.manifest,
+            "rows": report.rows,
+            "archived": report.archived,
+            "equal": report.equal,
+            "rejected": report.rejected,
+            "shards": [[line.key, line.version_id] for line in report.shards],
+        },
+    )
+    return report
+
+
+def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progress: Progress | None) -> PackReport:
+    while True:
+        frozen = freeze_window(repo, source, window, scratch)
+        if not frozen.stale:
+            job = PackJob(repo, source, frozen, scratch, progress)
+            done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
+            repo.settled_config({segment.slot.day for segment in frozen.manifest.segments})
+            if routed_by_active_epochs(repo, frozen.manifest):
+                return _report(job, done)
+        # An epoch was activated after this manifest was frozen: its commits count for nothing, its rows go again.
+        window = replace(window, revision=window.revision + 1)
+
+
+def _report(job: PackJob, done: list[tuple[SlotState, list[Part]]]) -> PackReport:
+    manifest = job.frozen.manifest
+    rejects = Counter(row.reject for row in manifest.rejects())
+    for part in (part for _, parts in done for part in parts):
+        rejects.update({reason: sum(end - first for first, end in ranges) for reason, ranges in part.rejects.items()})
+    shards = {
+        (shard.key, shard.version_id): (state.slot, shard)
+        for state, parts in done
+        for part in parts
+        for shard in state.shards.get(part.number, ())
+    }
+    parts = [part for _, found in done for part in found]
+    return PackReport(
+        source=job.source.name,
+        tenant=job.source.tenant,
+        day=day_text(job.frozen.window.day),
+        revision=job.frozen.window.revision,
+        manifest=job.frozen.digest,
+        rows=manifest.row_count,
+        archived=sum(part.archived for part in parts),
+        equal=sum(part.equal for part in parts),
+        rejected=rejects.total(),
+        rejects=dict(sorted(rejects.items())),
+        shards=tuple(
+            ShardLine(
+                slot=str(slot), key=shard.key, version_id=shard.version_id, sha256=shard.sha256, size=shard.size,
+                entries=shard.entries, lock_until=format_time(shard.lock.until),
+            )
+            for slot, shard in shards.values()
+        ),
+        content_bytes=sum(shard.content_bytes for _, shard in shards.values()),
+        stored_bytes=sum(shard.size for _, shard in shards.values()),
+        objects=1 + len(parts) + len(shards) + len({state.slot for state, _ in done}) + AUDIT_ENTRIES,
+        packed_now=job.packed_now,
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+"""An open repository: the handle that every operation gets. It holds no state that a crash could lose."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vera_core.audit.trail import AuditPolicy, AuditTrail
+from vera_core.config import PROTOCOL_VERSION, ConfigLog, RepositoryConfig
+from vera_core.errors import IncompatibleError, UnavailableError
+from vera_core.keyspace import Keyspace
+from vera_core.slots import SlotLog
+from vera_core.store.clock import StoreClock
+from vera_core.store.s3 import S3Store, parse_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date, datetime
+
+    from vera_core.model import Slot
+    from vera_core.store.base import ObjectStore
+
+LOCK_SLACK = timedelta(days=366)
+"""By how much config, audit and log records are locked longer than anything needs them, so that extending is rare."""
+SHORT_LOCK = timedelta(days=1)
+"""The lock under which a shard is uploaded, until its commit record extends it: what garbage costs at most in time."""
+PENDING_WAIT_SECONDS = 60.0
+SCRATCH_PREFIX = "vera-"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What a process brings along: `actor` for the audit trail, `spool` a local directory for shards being built."""
+
+    actor: str
+    spool: Path
+
+
+class Repository:
+    """A repository in `store` under `prefix`. Safe to share between threads.
+
+    Raises:
+        NotFoundError: there is none.
+        IncompatibleError: it needs a newer VERA.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, workplace: Workplace) -> None:
+        self.store = store
+        self.keys = Keyspace(prefix)
+        self.workplace = workplace
+        self.clock = StoreClock(store)
+        self._guard = threading.Lock()
+        self._config_log = ConfigLog(store, self.keys)
+        self._config_log.load()
+        self._audit: AuditTrail | None = None
+
+    @classmethod
+    def open(cls, uri: str, workplace: Workplace) -> Repository:
+        """Opens s3://bucket/prefix with the AWS SDK's own credentials and endpoint."""
+        bucket, prefix = parse_uri(uri)
+        return cls(S3Store(bucket), prefix, workplace)
+
+    @property
+    def uri(self) -> str:
+        """s3://bucket/prefix."""
+        return f"s3://{self.store.bucket}/{self.keys.root}".rstrip("/")
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """The config as last read."""
+        config = self._config_log.config
+        assert config is not None
+        return config
+
+    def refresh_config(self) -> RepositoryConfig:
+        """Reads config records appended since; one request in the usual case."""
+        with self._guard:
+            return self._config_log.refresh()
+
+    def writable_config(self) -> RepositoryConfig:
+        """The fresh config for a writer.
+
+        Raises:
+            IncompatibleError: the repository no longer takes writes from this version (the `min_writer` fence).
+        """
+        config = self.refresh_config()
+        if config.min_writer > PROTOCOL_VERSION:
+            raise IncompatibleError(
+                f"the repository takes writes only from VERAs that know protocol version {config.min_writer}; this one "
+                f"knows {PROTOCOL_VERSION}",
+                todo="Use a newer VERA.", repository=self.uri,
+            )  # fmt: skip
+        return config
+
+    def settled_config(self, days: set[date]) -> RepositoryConfig:
+        """The fresh config once no pending epoch concerns any of `days`: what a packer plans by.
+
+        Raises:
+            UnavailableError: an epoch stayed pending for a minute: whoever was setting it died.
+        """
+        deadline = time.monotonic() + PENDING_WAIT_SECONDS
+        while True:
+            config = self.writable_config()
+            pending = {config.routing.pending(day) for day in days} - {None}
+            if not pending:
+                return config
+            if time.monotonic() > deadline:
+                epoch = next(iter(pending))
+                assert epoch is not None
+                raise UnavailableError(
+                    f"the routing epoch from {epoch.from_day} with {epoch.n_bits} bits stays pending",
+                    todo=f"Run `vera epoch {epoch.from_day} {epoch.n_bits}` again to settle it, then try again.",
+                    repository=self.uri,
+                )
+            time.sleep(0.5)
+
+    @property
+    def config_log(self) -> ConfigLog:
+        """The config log itself, for the few operations that append to it."""
+        return self._config_log
+
+    @property
+    def audit(self) -> AuditTrail:
+        """This process's audit trail; its first entry makes it."""
+        with self._guard:
+            if self._audit is None:
+                self._audit = audit_trail(
+                    self.store, self.keys, self.clock, config=self.config, workplace=self.workplace
+                )
+            return self._audit
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory in the spool that is gone afterwards; what killed processes left there is removed first.
+
+        Raises:
+            UnavailableError: the spool can't be written.
+        """
+        spool = self.workplace.spool
+        try:
+            spool.mkdir(parents=True, exist_ok=True)
+            _sweep(spool)
+            # Made under another name, so that no sweeper sees it before it is locked.
+            hidden = Path(tempfile.mkdtemp(dir=spool, prefix=".new-"))
+            handle = os.open(hidden / ".alive", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            directory = hidden.rename(spool / f"{SCRATCH_PREFIX}{hidden.name.removeprefix('.new-')}")
+        except OSError as error:
+            raise UnavailableError(
+                f"the spool can't be written: {error}", todo="Name another directory as `spool`.", path=spool
+            ) from error
+        try:
+            yield directory
+        finally:
+            os.close(handle)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def slot_log(self, slot: Slot) -> SlotLog:
+        """The log of one slot."""
+        return SlotLog(self.store, self.keys, slot, self.config.log_options)
+
+    def record_until(self, needed: datetime) -> datetime:
+        """Until when a record that must outlive `needed` is locked."""
+        return max(needed, self.clock.now()) + LOCK_SLACK
+
+
+def audit_trail(
+    store: ObjectStore, keys: Keyspace, clock: StoreClock, *, config: RepositoryConfig, workplace: Workplace
+) -> AuditTrail:
+    """A new writer's audit trail, locked for the longest retention class and the slack."""
+    days = config.longest_days + LOCK_SLACK.days
+    policy = AuditPolicy(workplace.actor, config.lock_mode, days)
+    return AuditTrail(store, keys, clock, policy=policy, options=config.log_options)
+
+
+def _sweep(spool: Path) -> None:
+    """Removes scratch directories whose owner is gone: nobody holds the lock on their `.alive` file."""
+    for directory in spool.glob(f"{SCRATCH_PREFIX}*"):
+        try:
+            handle = os.open(directory / ".alive", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Being made or removed right now.
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(handle)

@@ -1,0 +1,259 @@
+"""Packing one segment: the rows of a manifest that go to one slot and retention class, part after part, in order.
+
+The slot log says which rows are accounted for; a packer always goes on from the first that is not, so packers that race
+or resume end in the same place. While a part is uploaded and committed the next one is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vera_core.codec import Policy, toolchain
+from vera_core.errors import IntegrityError
+from vera_core.format.writer import ShardOptions
+from vera_core.model import Lock
+from vera_core.operations.build import BuildLimits, RowFeed, build_part, load_rows
+from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.judge import Judge
+from vera_core.slots import ShardRef, small_filter
+from vera_core.store.base import MissingObjectError
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.operations.build import BuiltPart
+    from vera_core.operations.freeze import FrozenManifest
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import Part, SlotLog, SlotState
+    from vera_core.source.base import Source
+    from vera_core.source.manifest import Segment
+
+LOADER_THREADS = 2
+Progress = Callable[[int, int, int], None]
+"""Called with (files accounted for, files in all, content bytes archived by this call)."""
+
+
+@dataclass(slots=True)
+class PackJob:
+    """One call of `pack_window` on one frozen manifest, and what it has done so far."""
+
+    repo: Repository
+    source: Source
+    frozen: FrozenManifest
+    scratch: Path
+    progress: Progress | None = None
+    accounted: int = 0
+    packed_now: int = 0
+    content_now: int = 0
+
+    def advance(self, rows: int, *, archived: int = 0, content: int = 0) -> None:
+        """Counts rows as accounted for and tells the listener."""
+        self.accounted += rows
+        self.packed_now += archived
+        self.content_now += content
+        if self.progress is not None:
+            self.progress(self.accounted, self.frozen.manifest.row_count, self.content_now)
+
+
+@dataclass(slots=True)
+class _SegmentPacker:
+    """The slot log of a segment and its state while the segment is packed."""
+
+    job: PackJob
+    segment: Segment
+    log: SlotLog
+    state: SlotState
+
+    def parts(self) -> list[Part]:
+        """The parts of this segment that commits account for, in row order."""
+        covered = self.state.covered(self.job.frozen.digest)
+        return [part for part in covered if self.segment.first <= part.first < self.segment.end]
+
+    def next_row(self) -> int:
+        """The first row that nothing accounts for; the segment's end where everything is."""
+        return max((part.end for part in self.parts()), default=self.segment.first)
+
+    def feed(self, first: int, end: int) -> RowFeed:
+        """Rows [first, end) loaded and encoded; close it."""
+        job = self.job
+        rows = enumerate(job.frozen.manifest.rows(first, end), first)
+        policy = Policy(job.repo.config.compression)
+        return RowFeed(load_rows(job.source, rows, policy=policy, threads=LOADER_THREADS))
+
+    def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
+        """The next part of `feed` as a verified shard in the spool."""
+        config = self.job.repo.config
+        options = ShardOptions(repository_id=config.repository_id, retention_class=self.segment.retention_class)
+        limits = BuildLimits(config.shard_bytes, config.part_rows)
+        return build_part(feed, options=options, limits=limits, spool=self.job.scratch, judge=judge)
+
+    def pack(self) -> None:
+        """Builds and commits part after part, until all rows are accounted for or the plan is out of date."""
+        judge = Judge(self.job.repo, self.state)
+        pending: Future[bool] | None = None
+        with (
+            closing(self.feed(self.next_row(), self.segment.end)) as feed,
+            ThreadPoolExecutor(1, thread_name_prefix="vera-commit") as committer,
+        ):
+            while feed.peek() is not None:
+                built = self.build(feed, judge)
+                if pending is not None and not pending.result():
+                    built.discard()
+                    return
+                pending = committer.submit(self.commit, built)
+            if pending is not None:
+                pending.result()
+
+    def commit(self, built: BuiltPart) -> bool:
+        """Uploads, commits and seals a built part; False where the log moved so that it must be planned again."""
+        repo = self.job.repo
+        try:
+            place = upload(repo, self.state, built.local) if built.local is not None else None
+            while True:
+                shard = None if place is None else self._reference(built, *place)
+                now = repo.clock.now()
+                until = repo.record_until(now if shard is None else shard.lock.until)
+                lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
+                seen = self.state.head.number
+                try:
+                    record = self.log.append(self.state, self._commit_body(built, shard), lock=lock, now=now)
+                    break
+                except LostAppendError:
+                    self.log.refresh(self.state)
+                    if not self._plan_holds(seen, built):
+                        return False
+            if record.number in self.state.strays:
+                return False
+            seal(repo, self.log, self.state, self.state.shards.get(record.number, ()))
+        finally:
+            built.discard()
+        content = 0 if built.summary is None else built.summary.content_bytes
+        self.job.advance(built.end - built.first, archived=built.archived, content=content)
+        return True
+
+    def check_or_repair(self, part: Part) -> None:
+        """Makes sure that a committed part's shard verifies; a damaged one is built again and answered by a repack.
+
+        Raises:
+            IntegrityError: it is damaged and the source does not give the same bytes any more.
+        """
+        shard = part.shard
+        if shard is None or shard not in self.state.shards.get(part.number, ()):
+            # Nothing archived, or superseded since: whoever superseded it verified what took its place.
+            return
+        try:
+            check_committed(self.job.repo, self.segment.slot, shard)
+        except (IntegrityError, MissingObjectError) as damage:
+            self._repair(part, shard, damage)
+
+    def _repair(self, part: Part, shard: ShardRef, damage: Exception) -> None:
+        repo = self.job.repo
+        judge = Judge(repo, self.log.before(self.state, part.number))
+        with closing(self.feed(part.first, part.end)) as feed:
+            built = self.build(feed, judge)
+        try:
+            if built.local is None or built.local.sha256.hex() != shard.sha256:
+                raise IntegrityError(
+                    "a committed shard is damaged and the source does not give its bytes again",
+                    todo="Restore it from a replica of the bucket. It was packed with: "
+                    + str(self.state.records[part.number - 1].body.get("toolchain")),
+                    bucket=repo.store.bucket, key=shard.key, version_id=shard.version_id,
+                    rows=f"{part.first}..{part.end}",
+                ) from damage  # fmt: skip
+            key, version_id = upload(repo, self.state, built.local)
+            fresh = self._reference(built, key, version_id)
+            body = {
+                "type": "repack",
+                "reason": "damaged",
+                "replaces": [{"key": shard.key, "version_id": shard.version_id}],
+                "shards": [{**fresh.to_json(), "number": part.number}],
+            }
+            lock = Lock(repo.config.lock_mode, repo.record_until(fresh.lock.until)) if repo.config.locked else None
+            try:
+                self.log.append(self.state, body, lock=lock, now=repo.clock.now())
+            except LostAppendError:
+                # Whoever was first may have repaired it; the next look decides.
+                self.log.refresh(self.state)
+                self.check_or_repair(part)
+                return
+            seal(repo, self.log, self.state, self.state.shards[part.number])
+        finally:
+            built.discard()
+
+    def _plan_holds(self, seen: int, built: BuiltPart) -> bool:
+        """Whether the records after `seen` leave a built part as it is: commits of other rows of the same manifest."""
+        digest = self.job.frozen.digest
+        return all(
+            record.type == "commit"
+            and record.body["manifest"] == digest
+            and (record.body["part"][1] <= built.first or built.end <= record.body["part"][0])
+            for record in self.state.records[seen:]
+        )
+
+    def _reference(self, built: BuiltPart, key: str, version_id: str) -> ShardRef:
+        assert built.summary is not None
+        assert built.local is not None
+        summary = built.summary
+        return ShardRef(
+            number=self.state.head.number + 1,
+            key=key,
+            version_id=version_id,
+            sha256=built.local.sha256.hex(),
+            size=built.local.size,
+            entries=summary.entries,
+            content_bytes=summary.content_bytes,
+            stored_bytes=summary.stored_bytes,
+            min_key=summary.min_key,
+            max_key=summary.max_key,
+            retention_class=self.segment.retention_class,
+            lock=class_lock(self.job.repo, self.segment.retention_class),
+            keys=small_filter(built.keys),
+        )
+
+    def _commit_body(self, built: BuiltPart, shard: ShardRef | None) -> dict[str, Any]:
+        window = self.job.frozen.window
+        return {
+            "type": "commit",
+            "source": window.source,
+            "window": f"{window.day:%Y%m%d}",
+            "revision": window.revision,
+            "lane": "",
+            "manifest": self.job.frozen.digest,
+            "part": [built.first, built.end],
+            "rows": {"archived": built.archived, "equal": built.equal, "rejected": built.rejected},
+            "rejects": built.rejects,
+            "toolchain": toolchain(),
+            "config": self.job.repo.config.revision,
+            "n_bits": self.segment.slot.n_bits,
+            "shard": None if shard is None else shard.to_json(),
+            "writer": self.job.repo.audit.writer,
+        }
+
+
+def pack_segment(job: PackJob, segment: Segment) -> tuple[SlotState, list[Part]]:
+    """Accounts for all rows of a segment; returns the slot's state and the parts that do.
+
+    Raises:
+        UnavailableError, IntegrityError: as `pack_window`.
+    """
+    log = job.repo.slot_log(segment.slot)
+    state, sealed = roll_forward(job.repo, log)
+    began = job.accounted
+    for shard in sealed:
+        job.repo.audit.recovered("pack", {"slot": str(segment.slot), "key": shard.key, "version_id": shard.version_id})
+    packer = _SegmentPacker(job, segment, log, state)
+    for part in packer.parts():
+        packer.check_or_repair(part)
+        job.advance(part.end - part.first)
+    while packer.next_row() < segment.end:
+        packer.pack()
+        log.refresh(state)
+    log.write_sidecar(state)
+    # Rows that racers accounted for meanwhile count as done too.
+    job.advance(began + segment.end - segment.first - job.accounted)
+    return state, packer.parts()
