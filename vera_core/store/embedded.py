@@ -245,6 +245,7 @@ def _arguments(ports: Ports) -> list[str]:
         "volume.port": ports.volume,
         "volume.port.grpc": ports.volume_grpc,
         "volume.max": 100_000,  # each bucket takes some; an empty one costs nothing
+        "filer.maxMB": 2,  # MiB a chunk: measured a fifth quicker than 4 for 100 MiB uploads, in half the memory
         "filer.port": ports.filer,
         "filer.port.grpc": ports.filer_grpc,
         "s3.port": ports.s3,
