@@ -1,0 +1,59 @@
+# Everything a person does with VERA's source. `make` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The Python that builds .tools and .venv, 3.11 or newer: make setup PYTHON=python3.12
+PYTHON ?= python3
+# Files go to workers whole, so that each worker starts each server once.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
+BIN := .venv/bin
+UV := .tools/bin/uv
+
+.PHONY: help setup demo dev test lint bench fuzz soak clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.synced ## Install the locked dependencies into .venv (the other targets do it when needed)
+
+demo: .venv/.synced ## Migrate real files through Dagster into an embedded S3, attack them, read them back
+	@$(BIN)/python -m vera_assets.demo
+
+dev: .venv/.synced ## Keep the demo running, with the Dagster UI on http://127.0.0.1:3000
+	@$(BIN)/python -m vera_assets.dev
+
+test: lint ## Lint, then run all tests
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+lint: .venv/.synced ## Check style, types, layers and the changelog's fragments
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/towncrier build --draft --version next >/dev/null
+
+bench: .venv/.synced ## Measure packing and reading, and print the figures
+	$(BIN)/python -m benchmarks
+
+fuzz: .venv/.synced ## Run all property tests with many more examples
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -m "hypothesis and not soak" --timeout 0
+
+soak: .venv/.synced ## Run the long tests that `make test` leaves out
+	$(BIN)/pytest -m soak --timeout 0
+
+clean: ## Remove everything that make made
+	rm -rf .venv .tools .demo .dev dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find vera_core vera_assets tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: each is younger than what it was made from, so a second run costs nothing.
+.venv/.synced: pyproject.toml uv.lock .tools/.installed
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --python $(PYTHON)
+	@touch $@
+
+.tools/.installed: scripts/uv.txt scripts/check-python
+	@scripts/check-python $(PYTHON)
+	$(PYTHON) -m venv --clear .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r scripts/uv.txt
+	@touch $@
