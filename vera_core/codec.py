@@ -368,5 +368,6 @@ _DECODERS = {
 
 
 def check_constant(stored_size: int, size: int, parameter: int) -> None:
+    """Raises FormatError unless nothing is stored, something is repeated, and `parameter` is a byte."""
     if stored_size or not size or not 0 <= parameter <= 255:
         raise FormatError(f"{stored_size} bytes with parameter {parameter} are stored for a constant content of {size}")

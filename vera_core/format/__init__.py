@@ -1,1 +1,23 @@
-"""."""
+"""The `.vera` format, version 1: bytes of one shard to entries and back (docs/format-v1.md)."""
+
+from __future__ import annotations
+
+from vera_core.format.layout import SUFFIX, Footer, Header
+from vera_core.format.reader import ShardReader
+from vera_core.format.source import BytesSource, FileSource, RangeSource
+from vera_core.format.verify import Verified
+from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
+
+__all__ = [
+    "SUFFIX",
+    "BytesSource",
+    "FileSource",
+    "Footer",
+    "Header",
+    "RangeSource",
+    "ShardOptions",
+    "ShardReader",
+    "ShardSummary",
+    "ShardWriter",
+    "Verified",
+]

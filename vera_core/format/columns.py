@@ -1,0 +1,250 @@
+"""Columns: a table of many small records, laid out so that one value or a whole column is read in place.
+
+An integer column of n values is `width` planes of n bytes, least significant first, above a common `base`: planes of
+equal bytes compress to nothing, and value i is a strided slice. A `Body` holds the columns that index pages and
+recovery groups have in common, with uids and attributes (media type and user metadata). docs/format-v1.md, "Columns".
+Pure; checks bounds before it uses them. What the last two columns of a body mean is the caller's business.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vera_core.errors import FormatError, UsageError
+from vera_core.format.layout import MAX_MEDIA_TYPE, MAX_METADATA, MAX_PAGE_ENTRIES, RESTORE
+from vera_core.model import MAX_UID_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from vera_core.model import Origin
+
+    U64 = NDArray[np.uint64]
+
+COMMON = (
+    "uid_length",
+    "created_at",
+    "size",
+    "stored_size",
+    "codec",
+    "parameter",
+    "flags",
+    "origin_commit",
+    "origin_ordinal",
+    "attributes",
+)
+"""Names of the columns that every body begins with; the two that follow are a page's or a group's own."""
+
+TIME_BIAS = 1 << 63
+"""Added to `created_at` in its column, which is unsigned."""
+
+_COUNT = struct.Struct("<I")
+_HEAD = struct.Struct("<BQ")
+_PAIR = struct.Struct("<HH")
+_MASK = (1 << 64) - 1
+_MAX_ATTRIBUTES = 1 + MAX_MEDIA_TYPE + MAX_METADATA
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Attributes(NamedTuple):
+    """What a caller may say about a file besides its uid and time."""
+
+    media_type: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An integer column inside `block`: plane 0 at `start`, `count` values, `width` planes, above `base`."""
+
+    block: bytes
+    start: int
+    count: int
+    width: int
+    base: int
+
+    def at(self, index: int) -> int:
+        """Value `index`, which the caller keeps within 0 and `count`."""
+        if not self.width:
+            return self.base
+        planes = self.block[self.start + index : self.start + self.width * self.count : self.count]
+        return self.base + int.from_bytes(planes, "little") & _MASK
+
+    def values(self) -> U64:
+        """All values, shape (count,)."""
+        wide = np.zeros((self.count, 8), np.uint8)
+        planes = np.frombuffer(self.block, np.uint8, self.width * self.count, self.start)
+        wide[:, : self.width] = planes.reshape(self.width, self.count).T
+        return wide.view("<u8").reshape(-1).astype(np.uint64, copy=False) + np.uint64(self.base)
+
+
+def encode_table(columns: Sequence[U64]) -> bytes:
+    """Count, then base and width of every column, then the planes of every column; columns are equally long."""
+    count = len(columns[0])
+    parts = [_COUNT.pack(count)]
+    planes = []
+    for column in columns:
+        base = int(column.min()) if count else 0
+        width = (int(column.max()) - base).bit_length() + 7 >> 3 if count else 0
+        parts.append(_HEAD.pack(width, base))
+        if width:
+            wide = (column - np.uint64(base)).astype("<u8").view(np.uint8).reshape(count, 8)
+            planes.append(wide[:, :width].T.tobytes())
+    return b"".join(parts + planes)
+
+
+def parse_table(block: bytes, start: int, number: int, limit: int) -> tuple[list[Column], int]:
+    """Finds `number` columns of at most `limit` values at `start`; returns them and where the table ends.
+
+    Raises:
+        FormatError: the table does not fit into the block.
+    """
+    at = start + _COUNT.size + number * _HEAD.size
+    if at > len(block):
+        raise FormatError("a column table is cut off", todo=RESTORE)
+    count = _COUNT.unpack_from(block, start)[0]
+    if count > limit:
+        raise FormatError(f"a column table states {count} values, allowed are {limit}", todo=RESTORE)
+    columns = []
+    for width, base in _HEAD.iter_unpack(block[start + _COUNT.size : at]):
+        if width > 8 or at + width * count > len(block):
+            raise FormatError("a column is cut off or wider than 8 bytes", todo=RESTORE)
+        columns.append(Column(block, at, count, width, base))
+        at += width * count
+    return columns, at
+
+
+def encode_body(columns: Sequence[U64], attributes: Sequence[bytes], uids: bytes) -> bytes:
+    """A body: columns in the order of `COMMON` and two more, the distinct attributes, all uids end to end."""
+    lengths = np.array([len(text) for text in attributes], np.uint64)
+    return b"".join((encode_table(columns), encode_table((lengths,)), *attributes, uids))
+
+
+class Body:
+    """A parsed body: columns, uids and attributes by row. Holds on to `block`.
+
+    Raises:
+        FormatError: lengths, codes or counts that contradict each other.
+    """
+
+    __slots__ = ("_attribute_ends", "_attribute_start", "_block", "_uid_ends", "_uid_start", "columns", "count")
+
+    def __init__(self, block: bytes, start: int) -> None:
+        self._block = block
+        self.columns, at = parse_table(block, start, len(COMMON) + 2, MAX_PAGE_ENTRIES)
+        self.count = self.columns[0].count
+        (lengths,), self._attribute_start = parse_table(block, at, 1, self.count)
+        self._attribute_ends = _ends(lengths, self._attribute_start, _MAX_ATTRIBUTES)
+        self._uid_start = self._attribute_ends[-1] if lengths.count else self._attribute_start
+        self._uid_ends = _ends(self.columns[0], self._uid_start, MAX_UID_BYTES)
+        if (self._uid_ends[-1] if self.count else self._uid_start) != len(block):
+            raise FormatError("uids and attributes don't fill their block", todo=RESTORE)
+        codes = self.columns[9]
+        if self.count and int(codes.values().max()) >= lengths.count:
+            raise FormatError("an attribute code is outside its table", todo=RESTORE)
+
+    def uid(self, row: int) -> bytes:
+        """The uid's bytes."""
+        return self._block[self._uid_ends[row - 1] if row else self._uid_start : self._uid_ends[row]]
+
+    def attributes(self, row: int) -> bytes:
+        """The attributes' bytes, for `parse_attributes`."""
+        code = self.columns[9].at(row)
+        return self._block[
+            self._attribute_ends[code - 1] if code else self._attribute_start : self._attribute_ends[code]
+        ]
+
+    def uids(self) -> list[bytes]:
+        """All uids."""
+        return _cut(self._block, self._uid_start, self._uid_ends)
+
+    def all_uids(self) -> bytes:
+        """All uids end to end."""
+        return self._block[self._uid_start :]
+
+    def all_attributes(self) -> list[bytes]:
+        """The attributes of every row."""
+        table = _cut(self._block, self._attribute_start, self._attribute_ends)
+        return [table[code] for code in self.columns[9].values().tolist()]
+
+
+def encode_attributes(media_type: str, metadata: Metadata) -> bytes:
+    """Media type and metadata as bytes; none for neither.
+
+    Raises:
+        UsageError: too long, or a key that is empty or given twice.
+    """
+    if not media_type and not metadata:
+        return b""
+    try:
+        kind = media_type.encode()
+        pairs = [(key.encode(), value.encode()) for key, value in metadata]
+    except UnicodeEncodeError:
+        raise UsageError("media type or metadata is not valid UTF-8") from None
+    if len(kind) > MAX_MEDIA_TYPE:
+        raise UsageError(f"the media type has {len(kind)} bytes, allowed are {MAX_MEDIA_TYPE}")
+    size = sum(_PAIR.size + len(key) + len(value) for key, value in pairs)
+    if size > MAX_METADATA:
+        raise UsageError(
+            f"the metadata take {size} bytes, allowed are {MAX_METADATA} (keys, values and 4 bytes each pair)",
+            todo="Keep large values in the file itself.",
+        )
+    if len({key for key, _ in pairs}) != len(pairs) or any(not key for key, _ in pairs):
+        raise UsageError("a metadata key is empty or given twice")
+    packed = (part for key, value in pairs for part in (_PAIR.pack(len(key), len(value)), key, value))
+    return b"".join((bytes((len(kind),)), kind, *packed))
+
+
+@lru_cache(maxsize=1024)
+def parse_attributes(data: bytes) -> Attributes:
+    """Undoes `encode_attributes`.
+
+    Raises:
+        FormatError: it is not what `encode_attributes` makes.
+    """
+    if not data:
+        return Attributes("", ())
+    at = 1 + data[0]
+    pairs = []
+    try:
+        media_type = data[1:at].decode()
+        while at + _PAIR.size <= len(data):
+            key, value = _PAIR.unpack_from(data, at)
+            at += _PAIR.size
+            pairs.append((data[at : at + key].decode(), data[at + key : at + key + value].decode()))
+            at += key + value
+    except UnicodeDecodeError as error:
+        raise FormatError("media type or metadata is not UTF-8", todo=RESTORE) from error
+    if at != len(data):
+        raise FormatError("media type or metadata is cut off", todo=RESTORE)
+    return Attributes(media_type, tuple(pairs))
+
+
+def origin_numbers(origin: Origin | None) -> tuple[int, int]:
+    """The two column values of an origin; zeros for none, as commits count from 1."""
+    return (0, 0) if origin is None else (origin.commit, origin.ordinal)
+
+
+def _ends(lengths: Column, start: int, limit: int) -> memoryview:
+    """Where each of consecutive strings ends in its block, from their lengths; at most `limit` bytes each."""
+    values = lengths.values()
+    if len(values) and int(values.max()) > limit:
+        raise FormatError(f"a uid or attribute is longer than {limit} bytes", todo=RESTORE)
+    ends = np.cumsum(values) + np.uint64(start)
+    if len(ends) and int(ends[-1]) > len(lengths.block):
+        raise FormatError("uids or attributes reach beyond their block", todo=RESTORE)
+    return ends.astype(np.uint32).data
+
+
+def _cut(block: bytes, start: int, ends: memoryview) -> list[bytes]:
+    bounds = [start, *ends.tolist()]
+    return [block[begin:end] for begin, end in pairwise(bounds)]

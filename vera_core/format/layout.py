@@ -1,0 +1,277 @@
+"""The fixed parts of a `.vera` shard, byte by byte: header, section table, footer, flags, limits (docs/format-v1.md).
+
+Only structures whose place and size are constant; columns are in columns.py, what is made of them in groups.py and
+index.py. Pure.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING
+
+from vera_core.codec import crc32
+from vera_core.errors import FormatError, IncompatibleError
+from vera_core.model import Erasability, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = 1
+SUFFIX = 32 << 10
+"""Bytes that opening a shard asks for at its end; the footer, nearly any directory, a small shard whole."""
+
+MAGIC = b"\x89VERA\r\n\x1a"
+FOOTER_MAGIC = b"VERAFOOT"
+END_MAGIC = b"VERA.END"
+
+HEADER_SIZE = 256
+FOOTER_SIZE = 192
+SECTION_SIZE = 48
+
+MAX_ENTRIES = 1 << 24
+MAX_PAGES = 1 << 16
+MAX_PAGE_ENTRIES = 1 << 14
+MAX_BLOCK = 4 << 20
+"""Largest index page, group block or directory in bytes, before and after compression."""
+MAX_SECTIONS = 64
+MAX_SIZE = 1 << 62
+"""Above any length or place in a shard; sums of two stay below 2**63."""
+MAX_METADATA = 4096
+MAX_MEDIA_TYPE = 127
+MAX_NAMES_BYTES = 1 << 32
+"""Uids, media types and metadata of one shard in bytes."""
+MIN_TIME = -62_135_596_800_000_000
+MAX_TIME = 253_402_300_799_999_999
+"""Microseconds since 1970 of the first moment of year 1 and the last of year 9999."""
+
+ENCRYPTED = 1 << 0
+KEYED_UIDS = 1 << 1
+DICTIONARIES = 1 << 2
+STREAMED = 1 << 3
+
+INCOMPAT_NAMES = {ENCRYPTED: "encryption", KEYED_UIDS: "keyed uids", DICTIONARIES: "dictionaries", STREAMED: "streamed"}
+SUPPORTED = STREAMED
+"""Flags that this reader understands; any other in `incompat` is refused by name."""
+
+DIRECTORY = b"PAGEDIR\0"
+SUPPORTED_SECTIONS = frozenset({DIRECTORY})
+REQUIRED = 1
+
+RESTORE = "Restore this object from a copy that verifies; `vera verify --deep` shows the extent of the damage."
+
+_HEADER = struct.Struct("<8sHHIQQ16sBB2x64s16sIBB2x")
+_FOOTER = struct.Struct("<8sHHIQQQQQQqqQQQIIQQ16sI")
+_SECTION = struct.Struct("<8sIIQQQI4x")
+_ERASABILITIES = (Erasability.ERASABLE, Erasability.REGULATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """The key tree of an encrypted shard; zeros in an unencrypted one.
+
+    `keyring_id` is 16 random bytes that name the build, `uid_key` the number of the tenant's uid key, `cipher` 1 for
+    AES-256-GCM, `depth` that of the key tree: the file key of ordinal i is leaf i of 2**depth.
+    """
+
+    keyring_id: bytes = bytes(16)
+    uid_key: int = 0
+    cipher: int = 0
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first 256 bytes of a shard."""
+
+    repository_id: bytes
+    retention_class: str
+    erasability: Erasability
+    incompat: int = 0
+    compat: int = 0
+    encryption: Encryption = field(default_factory=Encryption)
+
+    def pack(self) -> bytes:
+        """The header's bytes.
+
+        Raises:
+            UsageError: the retention class is no valid name.
+        """
+        name = check_name(self.retention_class, "retention class").encode()
+        scheme = self.encryption
+        fixed = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            0,
+            HEADER_SIZE,
+            self.incompat,
+            self.compat,
+            self.repository_id,
+            _ERASABILITIES.index(self.erasability),
+            len(name),
+            name,
+            scheme.keyring_id,
+            scheme.uid_key,
+            scheme.cipher,
+            scheme.depth,
+        )
+        return _seal(fixed.ljust(HEADER_SIZE - 4, b"\0"))
+
+    @classmethod
+    def parse(cls, data: bytes) -> Header:
+        """Reads and checks the first `HEADER_SIZE` bytes.
+
+        Raises:
+            FormatError: no header, or a damaged one.
+            IncompatibleError: of a version or with a flag that this reader refuses.
+        """
+        if len(data) < HEADER_SIZE or data[:8] != MAGIC:
+            raise FormatError("the object does not begin with a .vera header", todo=RESTORE)
+        _check_seal(data[:HEADER_SIZE], "header")
+        _, version, _, size, incompat, compat, repository_id, erasability, length, name, *scheme = _HEADER.unpack_from(
+            data
+        )
+        _check_readable(version, incompat)
+        text = name[:length].decode("ascii", "replace")
+        if size != HEADER_SIZE or erasability >= len(_ERASABILITIES) or name[length:].strip(b"\0") or not length:
+            raise FormatError("the header states impossible values", todo=RESTORE)
+        return cls(repository_id, text, _ERASABILITIES[erasability], incompat, compat, Encryption(*scheme))
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The last 192 bytes of a shard: everything a reader must know before it reads on.
+
+    Times are microseconds since 1970 UTC of the earliest and latest entry; keys those of the first and last in the
+    index; all four 0 in an empty shard. `pages_size` bytes of index pages begin at `data_end`; `names_size` is the sum
+    of uid and attribute bytes. `header_crc` is the checksum that the header ends with.
+    """
+
+    shard_size: int
+    entries: int
+    content_bytes: int
+    stored_bytes: int
+    min_key: int
+    max_key: int
+    min_created_at: int
+    max_created_at: int
+    data_end: int
+    pages_size: int
+    table_offset: int
+    sections: int
+    table_crc: int
+    incompat: int
+    compat: int
+    repository_id: bytes
+    header_crc: int
+
+    def pack(self) -> bytes:
+        """The footer's bytes."""
+        fixed = _FOOTER.pack(FOOTER_MAGIC, VERSION, 0, FOOTER_SIZE, *astuple(self))
+        return _seal(fixed.ljust(FOOTER_SIZE - 12, b"\0"), END_MAGIC)
+
+    @classmethod
+    def parse(cls, data: bytes, total: int) -> Footer:
+        """Reads and checks the last `FOOTER_SIZE` bytes of a shard of `total` bytes.
+
+        Raises:
+            FormatError: no footer, or a damaged or impossible one.
+            IncompatibleError: of a version or with a flag that this reader refuses.
+        """
+        if len(data) != FOOTER_SIZE or data[:8] != FOOTER_MAGIC or data[-8:] != END_MAGIC:
+            raise FormatError("the object does not end with a .vera footer: it is cut off or no shard", todo=RESTORE)
+        _check_seal(data[:-8], "footer")
+        _, version, _, size, *fields = _FOOTER.unpack_from(data)
+        footer = cls(*fields)
+        _check_readable(version, footer.incompat)
+        if size != FOOTER_SIZE or not footer._is_possible(total):
+            raise FormatError("the footer states places, sizes or counts that are impossible", todo=RESTORE)
+        return footer
+
+    def _is_possible(self, total: int) -> bool:
+        end = self.table_offset + self.sections * SECTION_SIZE + FOOTER_SIZE
+        return (
+            self.shard_size == total == end
+            and self.entries <= MAX_ENTRIES
+            and 1 <= self.sections <= MAX_SECTIONS
+            and HEADER_SIZE <= self.data_end <= self.data_end + self.pages_size <= self.table_offset < MAX_SIZE
+            and self.stored_bytes <= self.data_end - HEADER_SIZE
+            and self.min_key <= self.max_key
+            and MIN_TIME <= self.min_created_at <= self.max_created_at <= MAX_TIME
+            and (self.entries == 1 or not self.incompat & STREAMED)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A row of the section table: `size` bytes at `offset`, zstd of `raw_size` bytes if smaller than that.
+
+    `tag` is 8 ASCII bytes, padded with zeros; `number` tells sections of one tag apart.
+    """
+
+    tag: bytes
+    flags: int
+    crc: int
+    offset: int
+    size: int
+    raw_size: int
+    number: int = 0
+
+    def pack(self) -> bytes:
+        """The row's bytes."""
+        return _SECTION.pack(self.tag, self.flags, self.crc, self.offset, self.size, self.raw_size, self.number)
+
+
+def pack_sections(sections: Sequence[Section]) -> bytes:
+    """The section table's bytes."""
+    return b"".join(section.pack() for section in sections)
+
+
+def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
+    """Reads the section table: rows tile the bytes between index pages and table without gap.
+
+    Raises:
+        FormatError: damaged, or rows that don't tile.
+        IncompatibleError: a required section that this reader does not know.
+    """
+    if crc32(data) != footer.table_crc:
+        raise FormatError("the section table's checksum does not match", todo=RESTORE)
+    sections = tuple(Section(*fields) for fields in _SECTION.iter_unpack(data))
+    at = footer.data_end + footer.pages_size
+    for section in sections:
+        if section.offset != at or section.size > section.raw_size or section.size > footer.table_offset - at:
+            raise FormatError("the sections do not lie end to end", todo=RESTORE, section=tag_text(section.tag))
+        if section.flags & REQUIRED and section.tag not in SUPPORTED_SECTIONS:
+            raise IncompatibleError(
+                f"the shard needs section {tag_text(section.tag)!r}, which this VERA does not know", todo=_UPGRADE
+            )
+        at += section.size
+    if at != footer.table_offset:
+        raise FormatError("bytes lie between the last section and the section table", todo=RESTORE)
+    return sections
+
+
+def tag_text(tag: bytes) -> str:
+    """A section's tag as shown to people."""
+    return tag.rstrip(b"\0").decode("ascii", "backslashreplace")
+
+
+_UPGRADE = "Use a newer version of VERA."
+
+
+def _check_readable(version: int, incompat: int) -> None:
+    if version != VERSION:
+        raise IncompatibleError(f"the shard has format version {version}, this VERA reads {VERSION}", todo=_UPGRADE)
+    refused = [1 << bit for bit in range(64) if (incompat & ~SUPPORTED) >> bit & 1]
+    if refused:
+        names = ", ".join(INCOMPAT_NAMES.get(flag, f"unknown feature {flag:#x}") for flag in refused)
+        raise IncompatibleError(f"the shard uses {names}, which this VERA does not read", todo=_UPGRADE)
+
+
+def _seal(data: bytes, end: bytes = b"") -> bytes:
+    return data + struct.pack("<I", crc32(data)) + end
+
+
+def _check_seal(data: bytes, what: str) -> None:
+    if crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise FormatError(f"the {what}'s checksum does not match", todo=RESTORE)
