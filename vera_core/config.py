@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from vera_core.codec import MAX_INLINE, Policy
 from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
 from vera_core.model import Erasability, Lock, LockMode, RetentionClass, check_name
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
@@ -39,7 +40,7 @@ class RepositoryConfig:
 
     `inline_limit`: bytes up to which a file shares a shard with others; `shard_bytes`: stored bytes at which a shard is
     closed; `part_rows`: rows at which it is closed. `locked` is False only where init accepted a store without enforced
-    locks. `markers_told`: whether the store's 404 tells of delete markers.
+    locks. `tells_markers`: whether the store's 404 tells of delete markers.
     """
 
     repository_id: str
@@ -47,11 +48,11 @@ class RepositoryConfig:
     classes: tuple[RetentionClass, ...]
     default_class: str
     routing: Routing
-    compression: str = "balanced"
+    compression: Policy = Policy.BALANCED
     inline_limit: int = DEFAULT_INLINE_LIMIT
     shard_bytes: int = DEFAULT_SHARD_BYTES
     part_rows: int = DEFAULT_PART_ROWS
-    markers_told: bool = False
+    tells_markers: bool = False
     min_reader: int = PROTOCOL_VERSION
     min_writer: int = PROTOCOL_VERSION
     revision: int = 0
@@ -65,6 +66,8 @@ class RepositoryConfig:
                     f"retention class {retention.name!r} keeps files {retention.days} days",
                     todo=f"Allowed are 1 to {MAX_RETENTION_DAYS} days.",
                 )
+        if not 0 < self.inline_limit <= MAX_INLINE:
+            raise UsageError(f"the inline limit is {self.inline_limit} bytes, allowed are 1 to {MAX_INLINE}")
         if len(set(names)) != len(names) or self.default_class not in names:
             raise UsageError("retention classes need distinct names, and the default class must be one of them")
 
@@ -76,7 +79,7 @@ class RepositoryConfig:
     @property
     def log_options(self) -> LogOptions:
         """How this repository's chained logs are kept."""
-        return LogOptions(locked=self.locked, markers_told=self.markers_told)
+        return LogOptions(locked=self.locked, tells_markers=self.tells_markers)
 
     @property
     def longest_days(self) -> int:
@@ -109,11 +112,11 @@ class RepositoryConfig:
             "n_bits": self.routing.n_bits(date.min),
             "uid_schemes": sorted(scheme.value for scheme in self.routing.schemes),
             "snowflake_epoch_ms": self.routing.snowflake_epoch_ms,
-            "compression": self.compression,
+            "compression": self.compression.value,
             "inline_limit": self.inline_limit,
             "shard_bytes": self.shard_bytes,
             "part_rows": self.part_rows,
-            "markers_told": self.markers_told,
+            "tells_markers": self.tells_markers,
             "encryption": None,
             "min_reader": self.min_reader,
             "min_writer": self.min_writer,
@@ -136,11 +139,11 @@ def _apply_init(_before: RepositoryConfig | None, body: Mapping[str, Any]) -> Re
             schemes=frozenset(UidScheme(name) for name in body["uid_schemes"]),
             snowflake_epoch_ms=int(body["snowflake_epoch_ms"]),
         ),
-        compression=str(body["compression"]),
+        compression=Policy(body["compression"]),
         inline_limit=int(body["inline_limit"]),
         shard_bytes=int(body["shard_bytes"]),
         part_rows=int(body["part_rows"]),
-        markers_told=bool(body["markers_told"]),
+        tells_markers=bool(body["tells_markers"]),
         min_reader=int(body["min_reader"]),
         min_writer=int(body["min_writer"]),
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vera_core.keyspace import Keyspace
-    from vera_core.store.base import ObjectStore
+    from vera_core.store.base import Blob, ObjectStore
     from vera_core.store.chain import Finding, LogOptions, Record
 
 SIDECAR_FORMAT = 1
@@ -383,11 +383,8 @@ class SlotLog:
 
     def read_sidecar(self) -> SlotState | None:
         """The sidecar's state, None where there is no usable one. One request."""
-        try:
-            blob = self.store.get(self.keys.sidecar(self.slot))
-        except MissingObjectError:
-            return None
-        return decode_sidecar(self.slot, blob.data)
+        blob = self._sidecar_blob()
+        return None if blob is None else decode_sidecar(self.slot, blob.data)
 
     def write_sidecar(self, state: SlotState) -> None:
         """Stores `state` as the sidecar by compare-and-swap, unless a newer one of this slot is there already.
@@ -395,21 +392,14 @@ class SlotLog:
         Raises:
             PreconditionError: others kept winning; the sidecar they wrote is at least as new as any reader needs.
         """
-        key = self.keys.sidecar(self.slot)
         data = encode_sidecar(state)
         for attempt in range(SIDECAR_ATTEMPTS):
-            condition: Condition = ABSENT
+            old = self._sidecar_blob()
+            there = None if old is None else decode_sidecar(self.slot, old.data)
+            if there is not None and there.head.number > state.head.number:
+                return
             try:
-                blob = self.store.get(key)
-            except MissingObjectError:
-                pass
-            else:
-                there = decode_sidecar(self.slot, blob.data)
-                if blob.data == data or (there is not None and there.head.number > state.head.number):
-                    return
-                condition = Condition(blob.etag)
-            try:
-                self.store.put(key, data, condition=condition, content_type="application/json")
+                self._swap_sidecar(old, data)
             except PreconditionError:
                 if attempt == SIDECAR_ATTEMPTS - 1:
                     raise
@@ -422,16 +412,24 @@ class SlotLog:
         Raises:
             PreconditionError: a packer is writing it at this moment.
         """
-        key = self.keys.sidecar(self.slot)
-        data = encode_sidecar(state)
+        return self._swap_sidecar(self._sidecar_blob(), encode_sidecar(state))
+
+    def _sidecar_blob(self) -> Blob | None:
         try:
-            blob = self.store.get(key)
+            return self.store.get(self.keys.sidecar(self.slot))
         except MissingObjectError:
-            self.store.put(key, data, condition=ABSENT, content_type="application/json")
-            return True
-        if blob.data == data:
+            return None
+
+    def _swap_sidecar(self, old: Blob | None, data: bytes) -> bool:
+        """Puts `data` in the place of exactly `old`, whose version is then removed; whether it had to."""
+        if old is not None and old.data == data:
             return False
-        self.store.put(key, data, condition=Condition(blob.etag), content_type="application/json")
+        key = self.keys.sidecar(self.slot)
+        condition = ABSENT if old is None else Condition(old.etag)
+        self.store.put(key, data, condition=condition, content_type="application/json")
+        if old is not None:
+            # Derived and unlocked: kept versions would be one more object per commit.
+            self.store.delete(key, version_id=old.version_id)
         return True
 
     def before(self, state: SlotState, number: int) -> SlotState:

@@ -7,55 +7,35 @@ uploads anything; what is built lies in the spool and can be thrown away.
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vera_core.codec import Encoded, encode_many
-from vera_core.errors import IntegrityError
-from vera_core.format.reader import FileSource, ShardReader
-from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
+from vera_core.errors import IntegrityError, UsageError
+from vera_core.format import FileSource, ShardReader, ShardWriter
 from vera_core.operations.commit import LocalShard
 from vera_core.slots import FILTER_ENTRIES
 from vera_core.source.base import BigContent, Unreadable
+from vera_core.source.rows import RejectReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator
 
-    from vera_core.codec import Policy
-    from vera_core.source.base import Source
-    from vera_core.source.rows import Row
+    from vera_core.codec import Encoded, Policy
+    from vera_core.format import ShardOptions, ShardSummary
+    from vera_core.operations.load import LoadedRow
 
-BATCH_ROWS = 256
-BATCH_BYTES = 4 << 20
-UNKNOWN_SIZE = 64 << 10
-"""What a row without a declared size counts for in a batch."""
-LOADED_BYTES = 16 << 20
-"""A batch whose stored bytes exceed this is handed on in pieces, so that sizes nobody declared stay bounded."""
-IN_FLIGHT = 4
 EQUAL = "equal"
 """What a judge says of a row whose uid's latest version is the same in every archived fact."""
-
-Outcome = Encoded | BigContent | Unreadable
-
-
-class LoadedRow(NamedTuple):
-    """A manifest row with its number and what became of its content."""
-
-    number: int
-    row: Row
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class BuildLimits:
-    """Where a part ends: stored bytes and rows (never between two rows of one uid)."""
+    """Where a part ends: stored bytes and rows (never between two rows of one uid); how big files are compressed."""
 
     shard_bytes: int
     part_rows: int
+    policy: Policy
 
 
 @dataclass(slots=True)
@@ -90,74 +70,12 @@ class BuiltPart:
         return sum(end - first for ranges in self.rejects.values() for first, end in ranges)
 
 
-def load_rows(source: Source, rows: Iterator[tuple[int, Row]], *, policy: Policy, threads: int) -> Generator[LoadedRow]:
-    """Fetches and encodes rows in `threads` threads, ahead by a few batches, and yields them in order."""
-    batches = _batches(rows)
-    with ThreadPoolExecutor(threads, thread_name_prefix="vera-load") as pool:
-        pending = deque((batch, pool.submit(_load, source, batch, policy)) for batch in islice(batches, IN_FLIGHT))
-        try:
-            while pending:
-                batch, future = pending.popleft()
-                loaded = future.result()
-                for more in islice(batches, 1):
-                    pending.append((more, pool.submit(_load, source, more, policy)))
-                yield from loaded
-                while len(loaded) < len(batch):
-                    batch = batch[len(loaded) :]
-                    loaded = _load(source, batch, policy)
-                    yield from loaded
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _batches(rows: Iterator[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
-    batch: list[tuple[int, Row]] = []
-    weight = 0
-    for item in rows:
-        size = item[1].size
-        weight += UNKNOWN_SIZE if size is None else size
-        batch.append(item)
-        if len(batch) >= BATCH_ROWS or weight >= BATCH_BYTES:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
-
-
-def _load(source: Source, batch: Sequence[tuple[int, Row]], policy: Policy) -> list[LoadedRow]:
-    """Loads a batch, or the beginning of it that fits `LOADED_BYTES`."""
-    loaded: list[LoadedRow] = []
-    contents: list[bytes] = []
-    waiting: list[int] = []
-    outcomes: dict[int, Outcome] = {}
-    held = raw = 0
-    for at, fetched in enumerate(source.fetch([row for _, row in batch])):
-        if isinstance(fetched, bytes):
-            contents.append(fetched)
-            waiting.append(at)
-            raw += len(fetched)
-        else:
-            outcomes[at] = fetched
-        if raw >= BATCH_BYTES:
-            for place, encoded in zip(waiting, encode_many(contents, policy), strict=True):
-                outcomes[place] = encoded
-                held += len(encoded.stored)
-            contents, waiting, raw = [], [], 0
-            if held >= LOADED_BYTES:
-                break
-    outcomes |= dict(zip(waiting, encode_many(contents, policy), strict=True))
-    for at in range(len(outcomes)):
-        number, row = batch[at]
-        loaded.append(LoadedRow(number, row, outcomes[at]))
-    return loaded
-
-
 class RowFeed:
     """Loaded rows with one row of look-ahead, so that a part can end before a row that the next part begins with."""
 
     __slots__ = ("_next", "_rows")
 
-    def __init__(self, rows: Generator[LoadedRow]) -> None:
+    def __init__(self, rows: Generator[LoadedRow[Encoded]]) -> None:
         self._rows = rows
         self._next = next(rows, None)
 
@@ -165,11 +83,11 @@ class RowFeed:
         """Ends the loading threads."""
         self._rows.close()
 
-    def peek(self) -> LoadedRow | None:
+    def peek(self) -> LoadedRow[Encoded] | None:
         """The next row, None at the end."""
         return self._next
 
-    def take(self) -> LoadedRow:
+    def take(self) -> LoadedRow[Encoded]:
         """Removes and returns the next row."""
         taken = self._next
         assert taken is not None
@@ -178,7 +96,12 @@ class RowFeed:
 
 
 def build_part(
-    feed: RowFeed, *, options: ShardOptions, limits: BuildLimits, spool: Path, judge: Callable[[LoadedRow], str | None]
+    feed: RowFeed,
+    *,
+    options: ShardOptions,
+    limits: BuildLimits,
+    spool: Path,
+    judge: Callable[[LoadedRow[Encoded]], str | None],
 ) -> BuiltPart:
     """Builds the next part from `feed`, which must not be at its end.
 
@@ -196,8 +119,8 @@ def build_part(
         with handle:
             writer = ShardWriter(handle, options=options)
             _fill(part, feed, writer, limits=limits, judge=judge)
-            summary = writer.finish()
-        if part.archived:
+            summary = writer.finish() if part.archived else None
+        if summary is not None:
             part.local = LocalShard(path, summary.sha256, summary.size)
             part.summary = summary
             verify_local(part.local, summary)
@@ -215,14 +138,14 @@ def _fill(
     writer: ShardWriter,
     *,
     limits: BuildLimits,
-    judge: Callable[[LoadedRow], str | None],
+    judge: Callable[[LoadedRow[Encoded]], str | None],
 ) -> None:
     last: tuple[str, bytes, int, str, object] | None = None
     last_uid: str | None = None
     while (head := feed.peek()) is not None:
         row = head.row
         big = isinstance(head.outcome, BigContent)
-        full = writer.stored_bytes >= limits.shard_bytes or part.end - part.first >= limits.part_rows
+        full = writer.size >= limits.shard_bytes or part.end - part.first >= limits.part_rows
         # A uid is not split, so that its rows are compared with each other; a big file always has a shard of its own.
         if part.archived and (big or (full and row.uid != last_uid)):
             return
@@ -240,7 +163,7 @@ def _fill(
             if verdict == EQUAL:
                 part.equal += 1
                 continue
-            _append_big(part, writer, head, head.outcome)
+            _append_big(part, writer, head, head.outcome, limits.policy)
             return
         facts = (row.uid, head.outcome.sha256, row.created_at, row.media_type, row.metadata)
         if verdict == EQUAL or facts == last:
@@ -253,14 +176,24 @@ def _fill(
             part.keys.append(row.key)
 
 
-def _append_big(part: BuiltPart, writer: ShardWriter, head: LoadedRow, content: BigContent) -> None:
+def _append_big(
+    part: BuiltPart, writer: ShardWriter, head: LoadedRow[Encoded], content: BigContent, policy: Policy
+) -> None:
+    """Streams a file into the shard, its only one; a source that gives other bytes than it said makes a reject."""
     row = head.row
-    with content.open() as file:
-        writer.append_stream(
-            row.uid, row.created_at, file, content.size, media_type=row.media_type, metadata=row.metadata
-        )
-    part.archived += 1
-    part.keys.append(row.key)
+    try:
+        with content.open() as file:
+            writer.append_stream(
+                row.uid, row.created_at, file, content.size,
+                policy=policy, media_type=row.media_type, metadata=row.metadata,
+            )  # fmt: skip
+    except UsageError:
+        part.reject(head.number, RejectReason.WRONG_SIZE)
+    except OSError:
+        part.reject(head.number, RejectReason.UNREADABLE)
+    else:
+        part.archived += 1
+        part.keys.append(row.key)
 
 
 def verify_local(local: LocalShard, summary: ShardSummary) -> None:
@@ -271,7 +204,7 @@ def verify_local(local: LocalShard, summary: ShardSummary) -> None:
     """
     with FileSource(local.path) as source:
         found = ShardReader.open(source).verify()
-    if found.entries != summary.entries or local.path.stat().st_size != local.size:
+    if (found.sha256, found.entries) != (local.sha256, summary.entries):
         raise IntegrityError(
             "a shard that was just built does not verify",
             todo="Check this machine's memory and the spool's disk; nothing was uploaded.",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from vera_core.codec import Encoded
 from vera_core.operations.build import EQUAL
+from vera_core.operations.load import stream_digest
 from vera_core.operations.lookup import ShardReaders, versions_of
-from vera_core.source.base import BigContent
+from vera_core.source.base import BigContent, Unreadable
 from vera_core.source.rows import RejectReason
 
 if TYPE_CHECKING:
-    from vera_core.operations.build import LoadedRow, Outcome
+    from vera_core.operations.load import LoadedRow
     from vera_core.operations.repository import Repository
     from vera_core.slots import SlotState
-
-CHUNK = 1 << 20
 
 
 class Judge:
@@ -33,7 +31,7 @@ class Judge:
         self._live = self._state.live()
         self._readers = ShardReaders(repo)
 
-    def __call__(self, loaded: LoadedRow) -> str | None:
+    def __call__(self, loaded: LoadedRow[Encoded]) -> str | None:
         """None to archive the row, `EQUAL`, or the reason of a reject.
 
         Raises:
@@ -60,20 +58,12 @@ class Judge:
         return EQUAL if same_facts and latest.sha256 == _digest(loaded.outcome, latest.size) else None
 
 
-def _digest(outcome: Outcome, size: int) -> bytes:
+def _digest(outcome: Encoded | BigContent | Unreadable, size: int) -> bytes:
     """The content's SHA-256; of a big file only where its size makes equality possible."""
     match outcome:
         case Encoded():
             return outcome.sha256
         case BigContent() if outcome.size == size:
-            return _stream_digest(outcome)
+            return stream_digest(outcome)
         case _:
             return b""
-
-
-def _stream_digest(content: BigContent) -> bytes:
-    digest = hashlib.sha256()
-    with content.open() as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.digest()

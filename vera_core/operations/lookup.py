@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vera_core.errors import IntegrityError
-from vera_core.format.reader import ShardReader
+from vera_core.format import ShardReader
 from vera_core.model import Origin
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vera_core.model import Entry
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef, SlotState
@@ -122,3 +124,22 @@ def versions_of(readers: ShardReaders, state: SlotState, uid: str, key: int) -> 
         for entry in readers.reader(shard).find(uid)
     }
     return [found[origin] for origin in sorted(found)]
+
+
+def versions_in_order(readers: ShardReaders, shard: ShardRef) -> Iterator[Version]:
+    """All versions of a shard by (key, uid, ordinal): the order in which VERA writes them.
+
+    Raises:
+        IntegrityError: the shard was written in another order, or its index is damaged.
+    """
+    before = (0, b"")
+    for entry in readers.reader(shard).entries():
+        place = (entry.key, entry.uid.encode())
+        if place < before:
+            raise IntegrityError(
+                "the shard's entries are not in key order",
+                todo="No VERA writes such a shard; restore it from a replica.",
+                key=shard.key, version_id=shard.version_id, uid=entry.uid,
+            )  # fmt: skip
+        before = place
+        yield Version(origin_of(shard, entry), entry, shard)

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vera_core.codec import Policy, toolchain
+from vera_core.codec import encode_many, toolchain
 from vera_core.errors import IntegrityError
-from vera_core.format.writer import ShardOptions
+from vera_core.format import ShardOptions
 from vera_core.model import Lock
-from vera_core.operations.build import BuildLimits, RowFeed, build_part, load_rows
+from vera_core.operations.build import BuildLimits, RowFeed, build_part
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
+from vera_core.operations.load import load_rows
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from vera_core.source.base import Source
     from vera_core.source.manifest import Segment
 
-LOADER_THREADS = 2
 Progress = Callable[[int, int, int], None]
 """Called with (files accounted for, files in all, content bytes archived by this call)."""
 
@@ -82,14 +83,19 @@ class _SegmentPacker:
         """Rows [first, end) loaded and encoded; close it."""
         job = self.job
         rows = enumerate(job.frozen.manifest.rows(first, end), first)
-        policy = Policy(job.repo.config.compression)
-        return RowFeed(load_rows(job.source, rows, policy=policy, threads=LOADER_THREADS))
+        work = partial(encode_many, policy=job.repo.config.compression)
+        return RowFeed(load_rows(job.source, rows, work))
 
     def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
         """The next part of `feed` as a verified shard in the spool."""
         config = self.job.repo.config
-        options = ShardOptions(repository_id=config.repository_id, retention_class=self.segment.retention_class)
-        limits = BuildLimits(config.shard_bytes, config.part_rows)
+        retention = config.retention(self.segment.retention_class)
+        options = ShardOptions(
+            repository_id=bytes.fromhex(config.repository_id),
+            retention_class=retention.name,
+            erasability=retention.erasability,
+        )
+        limits = BuildLimits(config.shard_bytes, config.part_rows, config.compression)
         return build_part(feed, options=options, limits=limits, spool=self.job.scratch, judge=judge)
 
     def pack(self) -> None:
@@ -122,11 +128,12 @@ class _SegmentPacker:
                 seen = self.state.head.number
                 try:
                     record = self.log.append(self.state, self._commit_body(built, shard), lock=lock, now=now)
-                    break
                 except LostAppendError:
                     self.log.refresh(self.state)
-                    if not self._plan_holds(seen, built):
-                        return False
+                    if self._plan_holds(seen, built):
+                        continue
+                    return False
+                break
             if record.number in self.state.strays:
                 return False
             seal(repo, self.log, self.state, self.state.shards.get(record.number, ()))

@@ -1,0 +1,181 @@
+"""`vera init`: probes the store, refuses what would not keep its promises, and writes config record 1."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+from vera_core.codec import Policy
+from vera_core.config import DEFAULT_INLINE_LIMIT, ConfigLog, RepositoryConfig
+from vera_core.errors import ConflictError, NotFoundError, RestrictedError, UnsafeStoreError
+from vera_core.keyspace import Keyspace
+from vera_core.model import LockMode, RetentionClass
+from vera_core.operations.report import Report, figure
+from vera_core.operations.repository import LOCK_SLACK, Workplace, audit_trail
+from vera_core.routing import Routing, RoutingEpoch, UidScheme
+from vera_core.store.chain import LostAppendError
+from vera_core.store.clock import StoreClock
+from vera_core.store.probe import Promise, Topic, Verdict, probe
+
+if TYPE_CHECKING:
+    from vera_core.store.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What a repository shall be. The two `accept` flags are the only way past the two refusals that have one."""
+
+    lock_mode: LockMode
+    classes: tuple[RetentionClass, ...]
+    default_class: str
+    n_bits: int = 0
+    uid_schemes: frozenset[UidScheme] = frozenset()
+    snowflake_epoch_ms: int = 0
+    compression: Policy = Policy.BALANCED
+    inline_limit: int = DEFAULT_INLINE_LIMIT
+    accept_unlocked: bool = False
+    accept_unerasable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitReport(Report):
+    """The repository that was made (or, as a plan, would be), and which promises the store keeps."""
+
+    repository: str
+    repository_id: str
+    created_bucket: bool
+    lock_mode: str
+    classes: tuple[RetentionClass, ...]
+    default_class: str
+    tells_markers: bool = False
+    promises: tuple[Promise, ...] = field(default=())
+    n_bits: int = figure("routing bits")
+    revision: int = figure("config revision")
+
+
+def plan_init(store: ObjectStore, prefix: str, options: InitOptions) -> InitReport:
+    """What `init` would make; looks at the bucket and changes nothing.
+
+    Raises:
+        RestrictedError: COMPLIANCE without encryption, not accepted.
+        ConflictError: there is a repository already.
+        UsageError: the options contradict each other.
+    """
+    keys = Keyspace(prefix)
+    config = _config(options)
+    _check_erasable(options)
+    exists = store.bucket_state().exists
+    if exists:
+        _check_absent(store, keys)
+    return _report(store, keys, config, created_bucket=not exists)
+
+
+def init(store: ObjectStore, prefix: str, options: InitOptions, workplace: Workplace) -> InitReport:
+    """Makes the repository; creates the bucket with Object Lock where there is none.
+
+    Raises:
+        UnsafeStoreError: the store does not keep a promise that VERA can't do without.
+        RestrictedError, ConflictError, UsageError: as `plan_init`.
+    """
+    began = time.monotonic()
+    planned = plan_init(store, prefix, options)
+    keys = Keyspace(prefix)
+    if planned.created_bucket:
+        store.create_bucket()
+    probed = probe(store, prefix=keys.prefix)
+    _check_promises(store, probed.promises, options)
+    config = replace(_config(options), tells_markers=probed.tells_markers)
+    if not probed.enforced_locks:
+        config = replace(config, lock_mode=LockMode.NONE)
+    clock = StoreClock(store)
+    now = clock.now()
+    log = ConfigLog(store, keys)
+    body = {"type": "init", **config.to_json()}
+    try:
+        made = log.append(body, now=now, until=now + LOCK_SLACK)
+    except LostAppendError as error:
+        raise ConflictError(
+            "somebody else made a repository here at the same moment",
+            todo="Look at it with `vera doctor`; make another one under another prefix.",
+            bucket=store.bucket, prefix=prefix,
+        ) from error  # fmt: skip
+    trail = audit_trail(store, keys, clock, config=made, workplace=workplace)
+    trail.outcome(trail.intent("init", {"repository": made.repository_id}), "done", {"revision": made.revision})
+    report = _report(store, keys, made, created_bucket=planned.created_bucket)
+    return replace(report, promises=probed.promises, seconds=time.monotonic() - began)
+
+
+def _config(options: InitOptions) -> RepositoryConfig:
+    return RepositoryConfig(
+        repository_id=uuid.uuid4().hex,
+        lock_mode=options.lock_mode,
+        classes=options.classes,
+        default_class=options.default_class,
+        routing=Routing(
+            epochs=(RoutingEpoch(date.min, options.n_bits),),
+            schemes=options.uid_schemes,
+            snowflake_epoch_ms=options.snowflake_epoch_ms,
+        ),
+        compression=options.compression,
+        inline_limit=options.inline_limit,
+    )
+
+
+def _check_erasable(options: InitOptions) -> None:
+    if options.lock_mode is LockMode.COMPLIANCE and not options.accept_unerasable:
+        raise RestrictedError(
+            "a COMPLIANCE lock without encryption makes files that nobody can erase before the lock ends, "
+            "not even where GDPR Art. 17 obliges you to",
+            todo="Use --lock-mode GOVERNANCE, or say --accept-unerasable if no personal data is archived.",
+        )
+
+
+def _check_absent(store: ObjectStore, keys: Keyspace) -> None:
+    try:
+        config = ConfigLog(store, keys).load()
+    except NotFoundError:
+        return
+    raise ConflictError(
+        f"there is a repository already (id {config.repository_id})",
+        todo="Use it, or choose another prefix.",
+        bucket=store.bucket, prefix=keys.root or "(none)",
+    )  # fmt: skip
+
+
+def _check_promises(store: ObjectStore, promises: tuple[Promise, ...], options: InitOptions) -> None:
+    for promise in promises:
+        accepted = promise.topic is Topic.LOCKS and options.accept_unlocked
+        # "Can't say" is as good as no: nobody's files hang on a guess.
+        if promise.required and promise.verdict is not Verdict.HELD and not accepted:
+            raise UnsafeStoreError(
+                f"the store does not keep a promise that the archive rests on: {promise.name} is "
+                f"{promise.verdict.value}: {promise.evidence}",
+                todo=_WAYS_OUT[promise.topic],
+                bucket=store.bucket,
+            )
+
+
+_WAYS_OUT: dict[Topic, str] = {
+    Topic.CONDITIONS: "Use a store with atomic conditional PUT; there is no way around it.",
+    Topic.LOCKS: "Use a store that enforces Object Lock. With --accept-unlocked anybody may delete files.",
+    Topic.CONTENT: "Use another store: this one may give or keep other bytes than were sent.",
+    Topic.HYGIENE: "Change the bucket's settings as `vera probe` says, or use another bucket.",
+    Topic.OTHER: "Look at `vera probe`.",
+}
+
+
+def _report(store: ObjectStore, keys: Keyspace, config: RepositoryConfig, *, created_bucket: bool) -> InitReport:
+    return InitReport(
+        repository=f"s3://{store.bucket}/{keys.root}".rstrip("/"),
+        repository_id=config.repository_id,
+        created_bucket=created_bucket,
+        lock_mode=config.lock_mode.value,
+        classes=config.classes,
+        default_class=config.default_class,
+        tells_markers=config.tells_markers,
+        n_bits=config.routing.n_bits(date.min),
+        revision=config.revision,
+    )

@@ -1,0 +1,144 @@
+"""The inventory: a Parquet catalogue of a day's living files, for people, DuckDB and pandas; derived from the shards.
+
+One file per slot, named after the log record it reflects; writing a newer one removes the older.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vera_core.keyspace import KeyKind
+from vera_core.model import day_text
+from vera_core.operations.report import Report, figure
+from vera_core.operations.retrieve import Retriever
+from vera_core.operations.walk import slots
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from vera_core.model import Slot
+    from vera_core.operations.repository import Repository
+
+ROWS = 16_384
+SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("size", pa.int64()),
+        ("stored_size", pa.int64()),
+        ("codec", pa.dictionary(pa.int8(), pa.string())),
+        ("media_type", pa.dictionary(pa.int32(), pa.string())),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+        ("sha256", pa.string()),
+        ("version", pa.string()),
+        ("slot", pa.dictionary(pa.int32(), pa.string())),
+        ("shard", pa.dictionary(pa.int32(), pa.string())),
+        ("retention_class", pa.dictionary(pa.int8(), pa.string())),
+        ("lock_until", pa.timestamp("s", tz="UTC")),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryReport(Report):
+    """A day's catalogue: what it lists, and how many objects of every kind the day takes in the bucket."""
+
+    tenant: str
+    day: str
+    keys: tuple[str, ...]
+    files: int = figure("files", "files")
+    content_bytes: int = figure("content", "bytes")
+    stored_bytes: int = figure("stored", "bytes")
+    objects: int = figure("objects of every kind", "objects")
+    files_per_object: float = figure("files per object", "ratio")
+
+
+def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport:
+    """Writes the catalogue of a day's slots; the same state gives the same names, so that running again is harmless.
+
+    Raises:
+        IntegrityError: a shard's index can't be read.
+    """
+    began = time.monotonic()
+    keys: list[str] = []
+    files = content = 0
+    with repo.scratch() as scratch:
+        for slot in slots(repo, tenant, day):
+            key, count, size = _write_slot(repo, slot, scratch)
+            if key:
+                keys.append(key)
+            files += count
+            content += size
+    _remove_older(repo, tenant, day, keys)
+    objects, stored = day_objects(repo, tenant, day)
+    return InventoryReport(
+        tenant=tenant, day=day_text(day), keys=tuple(keys), files=files, content_bytes=content, stored_bytes=stored,
+        objects=objects, files_per_object=files / objects if objects else 0.0, seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
+    """Objects (every version of every kind) and their bytes in a day's slots and inventory."""
+    objects = size = 0
+    for prefix in (repo.keys.day_prefix(tenant, day), repo.keys.inventory_day_prefix(tenant, day)):
+        for info in repo.store.list_versions(prefix):
+            objects += 1
+            size += info.size
+    return objects, size
+
+
+def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[str, int, int]:
+    """Writes one slot's file; returns its key ("" for an empty slot), the number of files and their content bytes."""
+    number = repo.slot_log(slot).current().head.number
+    path = scratch / f"inventory-{slot.index_text}.parquet"
+    files = content = 0
+    reports = Retriever(repo, slot.tenant).list_slot(slot)
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        while rows := list(islice(reports, ROWS)):
+            files += len(rows)
+            content += sum(row.size for row in rows)
+            columns = {
+                "uid": [row.uid for row in rows],
+                "created_at": [row.created_at for row in rows],
+                "size": [row.size for row in rows],
+                "stored_size": [row.stored_size for row in rows],
+                "codec": [row.codec for row in rows],
+                "media_type": [row.media_type for row in rows],
+                "metadata": [list(row.metadata.items()) for row in rows],
+                "sha256": [row.sha256 for row in rows],
+                "version": [row.version for row in rows],
+                "slot": [row.slot for row in rows],
+                "shard": [row.shard for row in rows],
+                "retention_class": [row.retention_class for row in rows],
+                "lock_until": [row.lock_until for row in rows],
+            }
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+    if not files:
+        return "", 0, 0
+    key = repo.keys.inventory(slot.tenant, slot.day, slot.index_text, number)
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    repo.store.put_file(key, path, sha256=digest)
+    return key, files, content
+
+
+def _remove_older(repo: Repository, tenant: str, day: date, keys: list[str]) -> None:
+    """Removes every version of a day's inventory but the newest of `keys`: they are derived, and cost money."""
+    latest: set[str] = set()
+    old: list[tuple[str, str]] = []
+    for info in repo.store.list_versions(repo.keys.inventory_day_prefix(tenant, day)):
+        if repo.keys.parse(info.key).kind is not KeyKind.INVENTORY:
+            continue
+        if info.key in keys and info.key not in latest and not info.is_delete_marker:
+            latest.add(info.key)
+        else:
+            old.append((info.key, info.version_id))
+    for key, version_id in old:
+        repo.store.delete(key, version_id=version_id)

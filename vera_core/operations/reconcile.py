@@ -1,0 +1,147 @@
+"""Reconciling source and archive: every row of a part against what its shard holds, by count, bytes and digest.
+
+The source is read again and hashed; the archive's side comes from the shard's own index, which the integrity check
+proves against the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from vera_core.codec import digest
+from vera_core.errors import VeraError
+from vera_core.operations.load import LoadedRow, load_rows, stream_digest
+from vera_core.operations.lookup import ShardReaders, versions_of
+from vera_core.operations.report import Finding
+from vera_core.routing import uid_key
+from vera_core.source.base import BigContent, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vera_core.format import ShardReader
+    from vera_core.operations.freeze import FrozenManifest
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import Part, SlotState
+    from vera_core.source.base import Source
+    from vera_core.source.rows import Row
+
+COLUMNS = ["uid", "size", "sha256"]
+
+
+@dataclass(slots=True)
+class Accounts:
+    """How far a segment's rows are accounted for without a gap."""
+
+    next_row: int
+
+    def take(self, part: Part) -> Iterator[Finding]:
+        """Adds the next part in row order; yields what does not add up in its own counts."""
+        if part.first != self.next_row:
+            yield Finding(what=f"rows {self.next_row} to {part.first} of the manifest are not accounted for")
+        self.next_row = part.end
+        rows = part.end - part.first
+        if part.archived + part.equal + part.rejected != rows:
+            yield Finding(
+                what=f"record {part.number} accounts for {part.archived} archived + {part.equal} equal + "
+                f"{part.rejected} rejected of {rows} rows"
+            )
+        held = 0 if part.shard is None else part.shard.entries
+        if held != part.archived:
+            yield Finding(what=f"record {part.number} says {part.archived} rows archived, its shard holds {held}")
+
+    def close(self, end: int) -> Iterator[Finding]:
+        """What is missing at the segment's end."""
+        if self.next_row != end:
+            yield Finding(
+                what=f"rows {self.next_row} to {end} of the manifest are not accounted for",
+                todo="Pack the window again.",
+            )
+
+
+def reconcile_part(
+    repo: Repository, source: Source, frozen: FrozenManifest, state: SlotState, part: Part, reader: ShardReader | None
+) -> Iterator[Finding]:
+    """Compares a part's rows, read again from the source, with the entries of its shard (`reader`; None without one).
+
+    Raises:
+        UnavailableError: the source can't be reached.
+    """
+    rejected = {number for ranges in part.rejects.values() for first, end in ranges for number in range(first, end)}
+    rows = (
+        (number, row)
+        for number, row in enumerate(frozen.manifest.rows(part.first, part.end), part.first)
+        if number not in rejected
+    )
+    unread: list[Finding] = []
+    now = pd.DataFrame(_source_side(load_rows(source, rows, _digests), unread), columns=COLUMNS)
+    yield from unread
+    kept = pd.DataFrame(
+        ((entry.uid, entry.size, entry.sha256) for entry in ([] if reader is None else reader.entries())),
+        columns=COLUMNS,
+    )
+    joined: Any = now.drop_duplicates().merge(kept.drop_duplicates(), how="outer", on=COLUMNS, indicator=True)
+    readers = ShardReaders(repo)
+    for line in joined[joined["_merge"] == "left_only"].itertuples(index=False):
+        if not _stands_elsewhere(readers, state, str(line.uid), bytes(line.sha256)):
+            yield Finding(
+                what=f"not archived: the source gives {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
+                uid=str(line.uid),
+                todo="If the file changed after it was archived, the next revision archives the change.",
+            )
+    not_compared = {finding.uid for finding in unread}
+    for line in joined[joined["_merge"] == "right_only"].itertuples(index=False):
+        if str(line.uid) in not_compared:
+            continue
+        yield Finding(
+            what=f"not in the source: archived are {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
+            uid=str(line.uid),
+            todo="Nothing is lost: compare both versions of the file.",
+        )
+
+
+def _stands_elsewhere(readers: ShardReaders, state: SlotState, uid: str, sha256: bytes) -> bool:
+    """Whether some version of the uid in the slot has that content: what `equal` rows claim."""
+    return any(version.entry.sha256 == sha256 for version in versions_of(readers, state, uid, uid_key(uid)))
+
+
+def _digests(contents: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    return [(len(content), digest(content)) for content in contents]
+
+
+def _source_side(
+    loaded: Iterator[LoadedRow[tuple[int, bytes]]], unread: list[Finding]
+) -> Iterator[tuple[str, int, bytes]]:
+    for item in loaded:
+        match item.outcome:
+            case Unreadable() as why:
+                unread.append(
+                    Finding(
+                        what=f"the source does not give the file any more: {why.reason}: {why.detail}",
+                        uid=item.row.uid,
+                        todo="What was archived stays; it can't be compared.",
+                    )
+                )
+            case BigContent() as big:
+                try:
+                    yield item.row.uid, big.size, stream_digest(big)
+                except (OSError, VeraError) as error:
+                    unread.append(
+                        Finding(what=f"the source does not give the file any more: {error}", uid=item.row.uid)
+                    )
+            case (size, sha256):
+                yield item.row.uid, size, sha256
+
+
+def rejected_rows(frozen: FrozenManifest, parts: Sequence[Part]) -> Iterator[tuple[Row, str]]:
+    """Every rejected row of a manifest with its reason: those rejected when frozen, and those of the parts."""
+    for row in frozen.manifest.rejects():
+        yield row, row.reject
+    for part in parts:
+        for reason, ranges in part.rejects.items():
+            for first, end in ranges:
+                for row in frozen.manifest.rows(first, end):
+                    yield row, reason

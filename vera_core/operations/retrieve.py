@@ -1,0 +1,206 @@
+"""Reading files back: from a uid to its verified bytes, without any database of locations.
+
+A cold read asks for the sidecar, the next log record, the shard's suffix and the entry; a warm one only for the entry.
+What a reader knows of a slot is taken as current for `FRESHNESS_SECONDS`; then the next log record is asked for again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from vera_core.errors import ErasedError, NotFoundError, UsageError
+from vera_core.model import DEFAULT_TENANT, Origin, check_uid, from_micros
+from vera_core.operations.lookup import ShardReaders, Version, versions_in_order, versions_of
+from vera_core.operations.report import Report, figure
+from vera_core.operations.walk import slots
+from vera_core.routing import uid_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date, datetime
+
+    from vera_core.model import Entry, Slot
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import SlotState
+
+FRESHNESS_SECONDS = 5.0
+KNOWN_SLOTS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport(Report):
+    """What is archived of one version of a file, and where."""
+
+    uid: str
+    tenant: str
+    slot: str
+    version: str
+    created_at: datetime
+    media_type: str
+    metadata: dict[str, str]
+    sha256: str
+    codec: str
+    erased: bool
+    shard: str
+    version_id: str
+    retention_class: str
+    lock_mode: str
+    lock_until: datetime
+    size: int = figure("size", "bytes")
+    stored_size: int = figure("stored", "bytes")
+
+
+class Retriever:
+    """Reads one tenant's files. Safe to share between threads; remembers slots and opened shards, in bounded number."""
+
+    def __init__(self, repo: Repository, tenant: str = DEFAULT_TENANT) -> None:
+        self._repo = repo
+        self._tenant = tenant
+        self._readers = ShardReaders(repo)
+        self._known: OrderedDict[Slot, tuple[SlotState, float]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def slot(self, uid: str, created_at: datetime | date | None = None) -> Slot:
+        """Where the uid lives; pure.
+
+        Raises:
+            UsageError: the uid carries no trusted time and `created_at` is missing.
+            BadUidError, BadTimeError: they are not valid.
+        """
+        return self._repo.config.routing.slot(self._tenant, check_uid(uid), created_at)
+
+    def versions(self, uid: str, created_at: datetime | date | None = None) -> list[FileReport]:
+        """All versions that live shards hold, oldest first, erased ones marked.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        slot = self.slot(uid, created_at)
+        state = self._state(slot)
+        found = versions_of(self._readers, state, uid, uid_key(uid))
+        if not found:
+            raise self._missing(uid, slot)
+        return [self._report(slot, state, version) for version in found]
+
+    def stat(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> FileReport:
+        """What is archived of a file, without its bytes.
+
+        Raises:
+            NotFoundError, ErasedError: as `get`.
+        """
+        slot, state, found = self._find(uid, created_at, version)
+        return self._report(slot, state, found)
+
+    def get(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> bytes:
+        """A file's content, verified against its CRC and digest. For files beyond memory use `stream`.
+
+        Args:
+            uid: the file's uid.
+            created_at: its time or day; not needed where the uid carries a trusted time.
+            version: `commit.ordinal`, or a commit number; the latest where None.
+
+        Raises:
+            NotFoundError: no such file or version.
+            ErasedError: the version (or every version) was erased.
+            IntegrityError: what is stored does not verify.
+        """
+        _, _, found = self._find(uid, created_at, version)
+        return self._readers.reader(found.shard).read(found.entry)
+
+    def stream(
+        self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None
+    ) -> tuple[Entry, Iterator[bytes]]:
+        """As `get`, in chunks of bounded size; the digest is checked before the last chunk is handed out."""
+        _, _, found = self._find(uid, created_at, version)
+        return found.entry, self._readers.reader(found.shard).read_stream(found.entry)
+
+    def list_day(self, day: date) -> Iterator[FileReport]:
+        """The latest living version of every file of a day's slots, slot by slot in key order; memory stays bounded."""
+        for slot in slots(self._repo, self._tenant, day):
+            yield from self.list_slot(slot)
+
+    def list_slot(self, slot: Slot) -> Iterator[FileReport]:
+        """The latest living version of every file of a slot, in key order."""
+        state = self._state(slot)
+        streams = [versions_in_order(self._readers, shard) for shard in state.live()]
+        merged = heapq.merge(*streams, key=lambda item: (item.entry.key, item.entry.uid.encode(), item.origin))
+        for _, same_uid in groupby(merged, key=lambda item: item.entry.uid):
+            living = [version for version in same_uid if not state.is_dead(version.origin)]
+            if living:
+                yield self._report(slot, state, living[-1])
+
+    def _state(self, slot: Slot) -> SlotState:
+        """The slot's state, at most `FRESHNESS_SECONDS` old."""
+        now = time.monotonic()
+        with self._guard:
+            known = self._known.get(slot)
+            if known is not None:
+                self._known.move_to_end(slot)
+                if now - known[1] < FRESHNESS_SECONDS:
+                    return known[0]
+        log = self._repo.slot_log(slot)
+        if known is None:
+            state = log.current()
+        else:
+            # Others may be reading the state in hand: what comes new goes into a copy.
+            state = known[0].snapshot()
+            log.refresh(state)
+        with self._guard:
+            self._known[slot] = (state, now)
+            self._known.move_to_end(slot)
+            while len(self._known) > KNOWN_SLOTS:
+                self._known.popitem(last=False)
+        return state
+
+    def _find(
+        self, uid: str, created_at: datetime | date | None, wanted: str | None
+    ) -> tuple[Slot, SlotState, Version]:
+        slot = self.slot(uid, created_at)
+        state = self._state(slot)
+        found = versions_of(self._readers, state, uid, uid_key(uid))
+        if wanted is not None:
+            found = _matching(found, wanted)
+        if not found:
+            raise self._missing(uid, slot, wanted)
+        living = [version for version in found if not state.is_dead(version.origin)]
+        if not living:
+            raise ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)
+        return slot, state, living[-1]
+
+    def _missing(self, uid: str, slot: Slot, wanted: str | None = None) -> NotFoundError:
+        what = "no such file is archived" if wanted is None else "no such version of the file is archived"
+        return NotFoundError(
+            what, todo="Check the uid, its created_at day and the tenant.",
+            repository=self._repo.uri, uid=uid, version=wanted, slot=slot,
+        )  # fmt: skip
+
+    def _report(self, slot: Slot, state: SlotState, version: Version) -> FileReport:
+        entry, shard = version.entry, version.shard
+        return FileReport(
+            uid=entry.uid, tenant=slot.tenant, slot=str(slot), version=version.text,
+            created_at=from_micros(entry.created_at), media_type=entry.media_type, metadata=dict(entry.metadata),
+            sha256=entry.sha256.hex(), codec=entry.codec.name.lower(), erased=state.is_dead(version.origin),
+            shard=shard.key, version_id=shard.version_id, retention_class=shard.retention_class,
+            lock_mode=shard.lock.mode.value, lock_until=shard.lock.until,
+            size=entry.size, stored_size=entry.stored_size,
+        )  # fmt: skip
+
+
+def _matching(found: list[Version], wanted: str) -> list[Version]:
+    """The versions that `commit.ordinal` or `commit` names.
+
+    Raises:
+        UsageError: `wanted` is neither.
+    """
+    commit, _, ordinal = wanted.partition(".")
+    if not (commit.isdecimal() and (ordinal.isdecimal() if "." in wanted else True)):
+        raise UsageError(f"{wanted!r} is no version", todo="Write it as `vera stat --versions` prints it, like 3.17.")
+    if ordinal:
+        return [version for version in found if version.origin == Origin(int(commit), int(ordinal))]
+    return [version for version in found if version.origin.commit == int(commit)]
