@@ -124,8 +124,14 @@ def parse_table(block: bytes, start: int, number: int, limit: int) -> tuple[list
 
 
 def encode_body(columns: Sequence[U64], attributes: Sequence[bytes], uids: bytes) -> bytes:
-    """A body: columns in the order of `COMMON` and two more, the distinct attributes, all uids end to end."""
+    """A body: columns in the order of `COMMON` and two more, the distinct attributes, the uids (given end to end).
+
+    Uids of equal length are stored transposed (first bytes of all, second bytes of all, ...), which compresses better.
+    """
     lengths = np.array([len(text) for text in attributes], np.uint64)
+    width = int(columns[0][0])
+    if width * len(columns[0]) == len(uids) and bool((columns[0] == width).all()):
+        uids = np.frombuffer(uids, np.uint8).reshape(-1, width).T.tobytes()
     return b"".join((encode_table(columns), encode_table((lengths,)), *attributes, uids))
 
 
@@ -136,7 +142,16 @@ class Body:
         FormatError: lengths, codes or counts that contradict each other.
     """
 
-    __slots__ = ("_attribute_ends", "_attribute_start", "_block", "_uid_ends", "_uid_start", "columns", "count")
+    __slots__ = (
+        "_attribute_ends",
+        "_attribute_start",
+        "_block",
+        "_transposed",
+        "_uid_ends",
+        "_uid_start",
+        "columns",
+        "count",
+    )
 
     def __init__(self, block: bytes, start: int) -> None:
         self._block = block
@@ -148,12 +163,15 @@ class Body:
         self._uid_ends = _ends(self.columns[0], self._uid_start, MAX_UID_BYTES)
         if (self._uid_ends[-1] if self.count else self._uid_start) != len(block):
             raise FormatError("uids and attributes don't fill their block", todo=RESTORE)
+        self._transposed = not self.columns[0].width
         codes = self.columns[9]
         if self.count and int(codes.values().max()) >= lengths.count:
             raise FormatError("an attribute code is outside its table", todo=RESTORE)
 
     def uid(self, row: int) -> bytes:
         """The uid's bytes."""
+        if self._transposed:
+            return self._block[self._uid_start + row :: self.count]
         return self._block[self._uid_ends[row - 1] if row else self._uid_start : self._uid_ends[row]]
 
     def attributes(self, row: int) -> bytes:
@@ -165,11 +183,12 @@ class Body:
 
     def uids(self) -> list[bytes]:
         """All uids."""
-        return _cut(self._block, self._uid_start, self._uid_ends)
+        return [self.uid(row) for row in range(self.count)]
 
     def all_uids(self) -> bytes:
         """All uids end to end."""
-        return self._block[self._uid_start :]
+        uids = self._block[self._uid_start :]
+        return np.frombuffer(uids, np.uint8).reshape(-1, self.count).T.tobytes() if self._transposed else uids
 
     def all_attributes(self) -> list[bytes]:
         """The attributes of every row."""
