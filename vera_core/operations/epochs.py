@@ -40,28 +40,14 @@ def set_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
         RestrictedError: files are archived on or after that day: their place can't change.
     """
     began = time.monotonic()
-    check_bits(n_bits)
     config = repo.writable_config()
-    newest = max(epoch.from_day for epoch in config.routing.epochs if epoch.state is EpochState.ACTIVE)
-    waiting = [epoch for epoch in config.routing.epochs if epoch.state is EpochState.PENDING]
-    if any((epoch.from_day, epoch.n_bits) != (from_day, n_bits) for epoch in waiting):
-        raise RestrictedError(
-            f"another epoch is pending: from {waiting[0].from_day} with {waiting[0].n_bits} bits",
-            todo=f"Settle it first: vera epoch {waiting[0].from_day} {waiting[0].n_bits}", repository=repo.uri,
-        )  # fmt: skip
-    if from_day <= newest and not waiting:
-        raise UsageError(
-            f"an epoch must begin after every active one; the newest begins on {newest}", repository=repo.uri
-        )
+    waiting = _check(repo, config, from_day, n_bits)
     intent = repo.audit.intent("epoch", {"from_day": from_day.isoformat(), "n_bits": n_bits})
     if not waiting:
         taken = first_commit(repo, from_day)
         if taken is not None:
             repo.audit.outcome(intent, "refused", {"committed": taken})
-            raise RestrictedError(
-                "files are archived on or after that day, so their place can't change any more",
-                todo="Choose a later day.", from_day=from_day, key=taken, repository=repo.uri,
-            )  # fmt: skip
+            raise _refusal(repo, from_day, taken)
         config = _append(repo, {"type": "epoch", "from_day": from_day.isoformat(), "n_bits": n_bits})
     # Whoever read the config before the pending record may have committed since; whoever reads it later waits.
     taken = first_commit(repo, from_day)
@@ -69,6 +55,25 @@ def set_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
     config = _append(repo, {"type": verdict, "from_day": from_day.isoformat()})
     state = EpochState.ACTIVE if taken is None else EpochState.WITHDRAWN
     repo.audit.outcome(intent, "done", {"state": state.value, "revision": config.revision})
+    return EpochReport(
+        ok=taken is None, from_day=day_text(from_day), n_bits=n_bits, state=state.value, revision=config.revision,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def plan_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
+    """What `set_epoch` would come to if nobody else does anything meanwhile; changes nothing.
+
+    Raises:
+        UsageError, RestrictedError: as `set_epoch`.
+    """
+    began = time.monotonic()
+    config = repo.refresh_config()
+    waiting = _check(repo, config, from_day, n_bits)
+    taken = first_commit(repo, from_day)
+    if taken is not None and not waiting:
+        raise _refusal(repo, from_day, taken)
+    state = EpochState.ACTIVE if taken is None else EpochState.WITHDRAWN
     return EpochReport(
         ok=taken is None, from_day=day_text(from_day), n_bits=n_bits, state=state.value, revision=config.revision,
         seconds=time.monotonic() - began,
@@ -85,6 +90,30 @@ def first_commit(repo: Repository, from_day: date) -> str | None:
                     if repo.keys.parse(info.key).kind is KeyKind.LOG and not info.is_delete_marker:
                         return info.key
     return None
+
+
+def _check(repo: Repository, config: RepositoryConfig, from_day: date, n_bits: int) -> bool:
+    """Whether this very epoch is pending already; raises where it can't be set at all."""
+    check_bits(n_bits)
+    newest = max(epoch.from_day for epoch in config.routing.epochs if epoch.state is EpochState.ACTIVE)
+    waiting = [epoch for epoch in config.routing.epochs if epoch.state is EpochState.PENDING]
+    if any((epoch.from_day, epoch.n_bits) != (from_day, n_bits) for epoch in waiting):
+        raise RestrictedError(
+            f"another epoch is pending: from {waiting[0].from_day} with {waiting[0].n_bits} bits",
+            todo=f"Settle it first: vera epoch {waiting[0].from_day} {waiting[0].n_bits}", repository=repo.uri,
+        )  # fmt: skip
+    if from_day <= newest and not waiting:
+        raise UsageError(
+            f"an epoch must begin after every active one; the newest begins on {newest}", repository=repo.uri
+        )
+    return bool(waiting)
+
+
+def _refusal(repo: Repository, from_day: date, taken: str) -> RestrictedError:
+    return RestrictedError(
+        "files are archived on or after that day, so their place can't change any more",
+        todo="Choose a later day.", from_day=from_day, key=taken, repository=repo.uri,
+    )  # fmt: skip
 
 
 def _append(repo: Repository, body: dict[str, Any]) -> RepositoryConfig:
