@@ -1,4 +1,4 @@
-"""What every `ObjectStore` must do: one class of tests, run against each implementation by test_store_conformance.py."""
+"""What every `ObjectStore` must do: one class of tests; test_store_conformance.py runs it for each implementation."""
 
 from __future__ import annotations
 

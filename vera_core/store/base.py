@@ -199,13 +199,21 @@ class ObjectStore(Protocol):
         ...
 
     def put_file(
-        self, key: str, path: Path, *, sha256: bytes, condition: Condition | None = None, lock: Lock | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: bytes,
+        condition: Condition | None = None,
+        lock: Lock | None = None,
+        multipart: bool = False,
     ) -> Stored:
         """Stores a local file in bounded memory, verified by the store's checksum.
 
-        Up to `SINGLE_PUT_LIMIT` a single PUT carrying `sha256` as x-amz-checksum-sha256; larger ones multipart with a
-        full-object CRC64NVME (`condition` then is refused with ValueError: it is not atomic on every store). An aborted
-        multipart upload leaves nothing behind where the process lives to abort it.
+        Up to `SINGLE_PUT_LIMIT` a single PUT carrying `sha256` as x-amz-checksum-sha256; larger ones, and smaller ones
+        where `multipart` asks for it, multipart with a full-object CRC64NVME (`condition` then is refused with
+        ValueError: it is not atomic on every store). An aborted multipart upload leaves nothing behind where the
+        process lives to abort it.
 
         Raises:
             PreconditionError: `condition` does not hold.

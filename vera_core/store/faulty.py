@@ -128,12 +128,19 @@ class FaultyStore:
         )
 
     def put_file(
-        self, key: str, path: Path, *, sha256: bytes, condition: Condition | None = None, lock: Lock | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: bytes,
+        condition: Condition | None = None,
+        lock: Lock | None = None,
+        multipart: bool = False,
     ) -> Stored:
         """See `ObjectStore.put_file`."""
         return self._do(
             Call("put_file", key, path.stat().st_size),
-            lambda: self.inner.put_file(key, path, sha256=sha256, condition=condition, lock=lock),
+            lambda: self.inner.put_file(key, path, sha256=sha256, condition=condition, lock=lock, multipart=multipart),
         )
 
     def get(self, key: str, *, version_id: str | None = None) -> Blob:

@@ -106,12 +106,19 @@ class MemoryStore:
             return self._append(key, bytes(data), lock)
 
     def put_file(
-        self, key: str, path: Path, *, sha256: bytes, condition: Condition | None = None, lock: Lock | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: bytes,
+        condition: Condition | None = None,
+        lock: Lock | None = None,
+        multipart: bool = False,
     ) -> Stored:
         """See `ObjectStore.put_file`."""
         data = path.read_bytes()
-        if condition is not None and len(data) > SINGLE_PUT_LIMIT:
-            raise ValueError("a conditional PUT is limited to SINGLE_PUT_LIMIT bytes")
+        if condition is not None and (multipart or len(data) > SINGLE_PUT_LIMIT):
+            raise ValueError("a multipart upload (above SINGLE_PUT_LIMIT bytes) takes no condition")
         if hashlib.sha256(data).digest() != sha256:
             raise IntegrityError(
                 "the store saw other bytes than were sent",

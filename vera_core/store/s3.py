@@ -116,6 +116,7 @@ class S3Store:
         arguments: dict[str, Any] = {
             "Body": data,
             "ContentType": content_type,
+            "ChecksumAlgorithm": "SHA256",  # AWS wants it named wherever a lock is set
             "ChecksumSHA256": b64encode(hashlib.sha256(data).digest()).decode(),
             **_condition_arguments(condition),
             **_lock_arguments(lock),
@@ -126,15 +127,22 @@ class S3Store:
         return Stored(key, reply.get("VersionId", "null"), reply["ETag"], len(data))
 
     def put_file(
-        self, key: str, path: Path, *, sha256: bytes, condition: Condition | None = None, lock: Lock | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: bytes,
+        condition: Condition | None = None,
+        lock: Lock | None = None,
+        multipart: bool = False,
     ) -> Stored:
         """See `ObjectStore.put_file`."""
         size = path.stat().st_size
         upload = Upload(self._bucket, key, path, size, sha256, _lock_arguments(lock))
-        if size <= SINGLE_PUT_LIMIT:
+        if size == 0 or (size <= SINGLE_PUT_LIMIT and not multipart):  # an upload has at least one part
             return upload_single(self._client, self._call, upload, _condition_arguments(condition))
         if condition is not None:
-            raise ValueError("a conditional PUT is limited to SINGLE_PUT_LIMIT bytes")
+            raise ValueError("a multipart upload (above SINGLE_PUT_LIMIT bytes) takes no condition")
         return upload_multipart(self._client, self._call, upload, self._options)
 
     def delete(self, key: str, *, version_id: str | None = None, bypass_governance: bool = False) -> None:
@@ -234,7 +242,8 @@ class S3Store:
 
     def list_objects(self, prefix: str, *, start_after: str = "") -> Iterator[VersionInfo]:
         """See `ObjectStore.list_objects`."""
-        return object_pages(self._client, self._call, Place(self._bucket, prefix), start_after)
+        place = Place(self._bucket, prefix)
+        return object_pages(self._client, self._call, place, start_after, trusted=self._connection.is_aws)
 
     def list_prefixes(self, prefix: str) -> Iterator[str]:
         """See `ObjectStore.list_prefixes`."""

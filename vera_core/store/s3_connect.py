@@ -45,7 +45,7 @@ class S3Options:
     read_seconds: float = 60.0
     attempts: int = 6
     retry_seconds: float = 60.0
-    pool_size: int = 32
+    pool_size: int = 64
     part_size: int = 16 << 20
     parts_in_flight: int = 4
     tells_markers: bool | None = None

@@ -23,13 +23,19 @@ _ELEMENT = re.compile(rb"<(Version|DeleteMarker)[\s>]")
 """Opening tags of the two kinds; in keys `<` is escaped, so nothing else can match."""
 
 
-def object_pages(client: S3Client, call: Caller, place: Place, start_after: str) -> Iterator[VersionInfo]:
-    """Current objects under `place.key` after the key `start_after`, in key order."""
-    arguments: dict[str, Any] = {"StartAfter": start_after} if start_after else {}
+def object_pages(
+    client: S3Client, call: Caller, place: Place, start_after: str, *, trusted: bool
+) -> Iterator[VersionInfo]:
+    """Current objects under `place.key` after the key `start_after`, in key order.
+
+    Only a `trusted` store skips keys itself: others (SeaweedFS, measured) compare path by path and skip too much.
+    """
+    arguments: dict[str, Any] = {"StartAfter": start_after} if start_after and trusted else {}
     while True:
         reply = call(place, partial(client.list_objects_v2, Bucket=place.bucket, Prefix=place.key, **arguments))
         for item in reply.get("Contents", []):
-            yield VersionInfo(item["Key"], "", item["Size"], item["LastModified"].astimezone(UTC), item["ETag"])
+            if item["Key"].encode() > start_after.encode():
+                yield VersionInfo(item["Key"], "", item["Size"], item["LastModified"].astimezone(UTC), item["ETag"])
         if not reply["IsTruncated"]:
             return
         arguments = {"ContinuationToken": reply["NextContinuationToken"]}

@@ -62,6 +62,7 @@ def upload_single(client: S3Client, call: Caller, upload: Upload, condition: dic
                 Body=body,
                 ContentLength=upload.size,
                 ContentType=FILE_TYPE,
+                ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=b64encode(upload.sha256).decode(),
                 **condition,
                 **upload.lock,
@@ -175,6 +176,7 @@ class _Parts:
                 UploadId=self._upload_id,
                 PartNumber=number,
                 Body=data,
+                ChecksumAlgorithm="CRC64NVME",
                 ChecksumCRC64NVME=checksum,
             ),
         )
