@@ -253,7 +253,7 @@ def check_page(directory: Directory, number: int, data: bytes, footer: Footer) -
         if int(columns[name].min()) < least or int(columns[name].max()) > most:
             raise FormatError(f"the index holds an impossible {name}", todo=RESTORE, **where)
     size, stored, offset = columns["size"], columns["stored_size"], columns["offset"]
-    placed = (offset > HEADER_SIZE) & (stored <= footer.data_end) & (offset <= footer.data_end - stored)
+    placed = (offset >= HEADER_SIZE) & (stored <= footer.data_end) & (offset <= footer.data_end - stored)
     right = np.where(stored > 0, placed, offset == 0)
     if not bool(right.all()) or (not streamed and bool((stored > size).any())):
         raise FormatError("the index places a content outside DATA", todo=RESTORE, **where)

@@ -357,9 +357,10 @@ class ShardWriter:
     def _columns(self, rows: NDArray[np.void]) -> tuple[list[NDArray[np.uint64]], list[bytes]]:
         """The common columns of a body and its attributes in order of appearance."""
         columns = [rows[name].astype(np.uint64) for name in COMMON]
-        table: dict[int, int] = {}
-        columns[-1] = np.array([table.setdefault(code, len(table)) for code in rows["attributes"].tolist()], np.uint64)
-        return columns, [self._attributes[code] for code in table]
+        table: dict[bytes, int] = {}
+        texts = [self._attributes[code] for code in rows["attributes"].tolist()]
+        columns[-1] = np.array([table.setdefault(text, len(table)) for text in texts], np.uint64)
+        return columns, list(table)
 
     def _group_body(self, rows: NDArray[np.void], holders: NDArray[np.uint64]) -> bytes:
         """The columns of the rows that were kept last."""
@@ -391,6 +392,8 @@ class ShardWriter:
             counts.append(len(chosen))
             pages.append((len(page), crc32(page)))
             last_key = int(picked["key"][-1])
+        if len(pages) > layout.MAX_PAGES:
+            raise UsageError(f"{len(pages)} index pages are more than {layout.MAX_PAGES}", todo="Make pages larger.")
         return encode_directory(first_keys, joined, counts, pages)
 
     def _cuts(self, order: NDArray[np.int64], rows: NDArray[np.void]) -> Iterator[NDArray[np.int64]]:
