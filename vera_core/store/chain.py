@@ -1,9 +1,9 @@
 """The chained log: a dense, numbered, hash-linked, locked sequence of small JSON records in a bucket.
 
 Config log, slot logs and audit trails are all this one mechanism (docs/protocol.md, "The chained log"). Record n
-carries the SHA-256 of record n-1's bytes. Object Lock protects a version and not a key, therefore: *the earliest locked version
-of a key is the record*; unlocked versions and delete markers are findings, never data. What the records mean belongs to
-the callers.
+carries the SHA-256 of record n-1's bytes. Object Lock protects a version and not a key, therefore: *the earliest locked
+version of a key is the record*; unlocked versions and delete markers are findings, never data. What the records mean
+belongs to the callers.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError
+from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError
+from vera_core.keyspace import parse_number
 from vera_core.model import Lock, LockMode, format_time
 from vera_core.store.base import ABSENT, MissingObjectError
 
@@ -76,12 +78,12 @@ class LogOptions:
     """How a repository keeps its logs.
 
     `locked` is False only in a repository that accepts a store without enforced locks; then the earliest version
-    counts. `markers_told` says whether the store's 404 tells of a delete marker (`vera init` records what the probe
+    counts. `tells_markers` says whether the store's 404 tells of a delete marker (`vera init` records what the probe
     saw); without it every probe is a listing of versions.
     """
 
     locked: bool = True
-    markers_told: bool = False
+    tells_markers: bool = False
 
 
 @dataclass(slots=True)
@@ -103,6 +105,21 @@ class ChainedLog:
 
     def survey(self) -> tuple[list[Record], list[Finding]]:
         """As `read`, and what else lies under the log's keys."""
+        while True:
+            records, findings, beyond = self._walk()
+            if not beyond:
+                return records, findings
+            missing = len(records) + 1
+            # A listing is no snapshot: it may show a record and not the one before, when both were appended meanwhile.
+            if self._choose(missing, self._versions(self.key_of(missing)), []) is None:
+                raise IntegrityError(
+                    f"the log has a gap: record {missing} is missing before {beyond}",
+                    todo="Nothing is read from it. Restore the missing record from a replica of the bucket.",
+                    bucket=self.store.bucket, key=self.key_of(missing),
+                )  # fmt: skip
+
+    def _walk(self) -> tuple[list[Record], list[Finding], str]:
+        """The records up to the first number without one, the findings, and the key of a record beyond it (or "")."""
         by_key: dict[str, list[VersionInfo]] = {}
         for info in self.store.list_versions(self.prefix):
             by_key.setdefault(info.key, []).append(info)
@@ -117,19 +134,20 @@ class ChainedLog:
             head = Head(record.number, record.digest)
         for key, versions in by_key.items():
             for info in versions:
-                if not info.is_delete_marker and self._lock_of(info) is not None:
-                    raise IntegrityError(
-                        f"the log has a gap: record {head.number + 1} is missing before {key}",
-                        todo="Nothing is read from it. Restore the missing record from a replica of the bucket.",
-                        bucket=self.store.bucket, key=self.key_of(head.number + 1),
-                    )  # fmt: skip
+                if self._is_ours(key) and not info.is_delete_marker and self._lock_of(info) is not None:
+                    return records, findings, key
                 findings.append(Finding(key, info.version_id, "foreign to the log"))
-        return records, findings
+        return records, findings, ""
+
+    def _is_ours(self, key: str) -> bool:
+        """Whether `key` names some record of this log; whatever else lies under the prefix can't make a gap."""
+        number = parse_number(key.removeprefix(self.prefix).partition(".")[0])
+        return number > 0 and self.key_of(number) == key
 
     def probe(self, head: Head) -> Record | None:
         """The record after `head`, verified; None where the log ends there. One request in the usual case."""
         key = self.key_of(head.number + 1)
-        if self.options.markers_told:
+        if self.options.tells_markers:
             try:
                 self.store.head(key)
             except MissingObjectError as missing:
@@ -153,6 +171,7 @@ class ChainedLog:
 
         Raises:
             LostAppendError: another writer's record is there.
+            UsageError: the record is larger than `MAX_RECORD_BYTES`.
             UnavailableError: the store can't be reached; whether the record was stored is then open, and the next
                 reader sees it if so.
         """
@@ -168,7 +187,11 @@ class ChainedLog:
         }
         data = canonical(full)
         if len(data) > MAX_RECORD_BYTES:
-            raise ValueError(f"a log record of {len(data)} bytes is over the limit of {MAX_RECORD_BYTES}")
+            raise UsageError(
+                f"a log record of {len(data)} bytes is over the limit of {MAX_RECORD_BYTES}",
+                todo="Nothing was stored. Do it in smaller steps.",
+                bucket=self.store.bucket, key=self.key_of(number),
+            )  # fmt: skip
         key = self.key_of(number)
         digest = hashlib.sha256(data).hexdigest()
         for _ in range(PUT_ATTEMPTS):
@@ -197,15 +220,24 @@ class ChainedLog:
             bucket=self.store.bucket, key=key,
         )  # fmt: skip
 
-    def extend_locks(self, records: Iterable[Record], until: datetime) -> None:
-        """Keeps every record locked at least until `until` (records stay locked as long as the longest shard lock)."""
-        for record in records:
-            if record.lock is None or record.lock.mode is LockMode.NONE or record.lock.until >= until:
-                continue
-            key = self.key_of(record.number)
+    def extend_locks(
+        self, records: Iterable[Record], until: datetime, *, slack: timedelta = timedelta(0)
+    ) -> list[Record]:
+        """Keeps every record locked at least until `until`; returns them with the locks that they have now.
+
+        A lock that must be extended is extended by `slack` more, so that the next extension is far away.
+        """
+        return [self._extended(record, until, slack) for record in records]
+
+    def _extended(self, record: Record, until: datetime, slack: timedelta) -> Record:
+        if record.lock is None or record.lock.mode is LockMode.NONE or record.lock.until >= until:
+            return record
+        key = self.key_of(record.number)
+        actual = self.store.get_lock(key, record.version_id)
+        if actual is None or actual.until < until:
+            self.store.set_lock(key, record.version_id, Lock(record.lock.mode, until + slack))
             actual = self.store.get_lock(key, record.version_id)
-            if actual is None or actual.until < until:
-                self.store.set_lock(key, record.version_id, Lock(record.lock.mode, until))
+        return replace(record, lock=actual)
 
     def _versions(self, key: str) -> list[VersionInfo]:
         return [info for info in self.store.list_versions(key) if info.key == key]
@@ -213,7 +245,11 @@ class ChainedLog:
     def _lock_of(self, info: VersionInfo) -> Lock | None:
         if not self.options.locked:
             return Lock(LockMode.NONE, info.last_modified)
-        return self.store.get_lock(info.key, info.version_id)
+        try:
+            return self.store.get_lock(info.key, info.version_id)
+        except MissingObjectError:
+            # Somebody cleared it since it was listed, which only an unlocked version lets happen.
+            return None
 
     def _choose(self, number: int, versions: list[VersionInfo], findings: list[Finding]) -> Record | None:
         """The earliest locked version among `versions` (newest first, as listed) as a record; the rest are findings."""
@@ -234,10 +270,15 @@ class ChainedLog:
 
     def _load(self, number: int, info: VersionInfo, lock: Lock) -> Record:
         where = {"bucket": self.store.bucket, "key": info.key, "version_id": info.version_id}
-        data = self.store.get(info.key, version_id=info.version_id).data if info.size <= MAX_RECORD_BYTES else b""
+        try:
+            data = self.store.get(info.key, version_id=info.version_id).data if info.size <= MAX_RECORD_BYTES else b""
+        except MissingObjectError as error:
+            raise IntegrityError(
+                f"log record {number} vanished while it was read", todo="Find out who deletes locked versions.", **where
+            ) from error
         try:
             body = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or body.get("n") != number or not isinstance(body.get("type"), str):
             raise IntegrityError(
