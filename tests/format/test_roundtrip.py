@@ -83,7 +83,7 @@ def test_many_groups_and_pages_share_across_all_of_them() -> None:
     batch = [File(f"records/{number % 1700}", b"content %d" % (number % 900) * 20) for number in range(4000)]
     data, summary = pack(batch)
     reader = opened(data)
-    assert len(reader.directory) == 8
+    assert len(reader.directory) == 16
     assert reader.verify().shared == 4000 - 900
     assert [content for _, content in reader.read_all()] == [file.content for file in batch]
     assert [entry.ordinal for entry in reader.find("records/7")] == [7, 1707, 3407]

@@ -79,6 +79,11 @@ class ShardReader:
         """Whether it holds one file that was streamed: `read_all` refuses it, `read_stream` reads it."""
         return bool(self.footer.incompat & layout.STREAMED)
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory the kept index pages take, about."""
+        return self._cached
+
     def header(self) -> Header:
         """Reads the header (a request, except for small shards) and checks it against the footer.
 

@@ -220,7 +220,7 @@ def _verify_pages(reader: ShardReader, scan: _Scan) -> None:
             _check_uid(uid, ordinal)
         if bool(directory.joined[number]) != (page.first_key == before[0]) or page.first_key != key_of(uids[0]):
             raise FormatError("the directory does not say with which key a page begins", todo=RESTORE, page=number)
-    if last[0] != (reader.footer.max_key if len(directory) else -1):
+    if reader.footer.max_key != max(last[0], 0):
         raise FormatError("the footer's last key is not the index's", todo=RESTORE)
 
 
