@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +24,7 @@ from vera_core.store.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vera_core.store.base import ObjectStore, VersionInfo
+    from vera_core.store.base import Blob, ObjectStore, VersionInfo
 
 KEY_2 = f"{PREFIX}000002.json"
 KEY_3 = f"{PREFIX}000003.json"
@@ -382,27 +384,50 @@ def test_racers_and_a_vandal(memory_store: MemoryStore) -> None:
     assert sorted(values(chain(memory_store).read())) == expected
 
 
-def test_an_unlocked_version_that_vanishes_while_it_is_looked_at_is_no_error(memory_store: MemoryStore) -> None:
+@pytest.mark.parametrize("kind", ["get", "get_lock"])
+def test_an_unlocked_version_that_vanishes_while_it_is_looked_at_is_no_error(
+    memory_store: MemoryStore, kind: str
+) -> None:
     """Another appender clears it between our listing and our question for its lock."""
     made = grow(chain(memory_store), 1)
     _plain_put(memory_store, KEY_2)
-    stray = memory_store.get(KEY_2).version_id
-    gone = Rule(Action.RUN_BEFORE, "get_lock", KEY_2, run=lambda: memory_store.delete(KEY_2, version_id=stray))
-    assert chain(FaultyStore(memory_store, [gone])).read() == made
+    _plain_put(memory_store, KEY_3)
+    stray = {key: memory_store.get(key).version_id for key in (KEY_2, KEY_3)}
+    rules = [
+        Rule(Action.RUN_BEFORE, kind, key, run=partial(memory_store.delete, key, version_id=stray[key]))
+        for key in (KEY_2, KEY_3)
+    ]
+    assert chain(FaultyStore(memory_store, rules)).read() == made
 
 
-def test_a_record_that_vanishes_while_it_is_read_is_refused(memory_store: MemoryStore) -> None:
+def test_a_record_that_vanishes_while_it_is_read_leaves_a_gap(memory_store: MemoryStore) -> None:
+    made = grow(chain(memory_store), 3)
+    vanish = partial(memory_store.delete, KEY_2, version_id=made[1].version_id, bypass_governance=True)
+    with pytest.raises(IntegrityError, match="gap: record 2"):
+        chain(FaultyStore(memory_store, [Rule(Action.RUN_BEFORE, "get", KEY_2, run=vanish)])).read()
+
+
+def test_a_record_is_read_by_one_request(memory_store: MemoryStore) -> None:
+    grow(chain(memory_store), 3)
+    faulty = FaultyStore(memory_store)
+    chain(faulty).read()
+    assert [call.kind for call in faulty.calls] == ["list_versions", "get", "get", "get"]
+
+
+class _NoLocksInAnswers(FaultyStore):
+    """A reader who may not see retentions in the answer of a GET must ask for them."""
+
+    def get(self, key: str, *, version_id: str | None = None) -> Blob:
+        return replace(super().get(key, version_id=version_id), lock=None)
+
+
+def test_a_get_that_states_no_lock_is_asked_again_before_a_version_counts_as_unlocked(
+    memory_store: MemoryStore,
+) -> None:
     made = grow(chain(memory_store), 2)
-    version = made[1].version_id
-    gone = Rule(
-        Action.RUN_BEFORE,
-        "get",
-        KEY_2,
-        run=lambda: memory_store.delete(KEY_2, version_id=version, bypass_governance=True),
-    )
-    with pytest.raises(IntegrityError) as caught:
-        chain(FaultyStore(memory_store, [gone])).read()
-    assert caught.value.where["version_id"] == version
+    store = _NoLocksInAnswers(memory_store)
+    assert chain(store).read() == made
+    assert append(chain(store), head_of(made[1]), value=2).number == 3
 
 
 class _NoSnapshot(FaultyStore):

@@ -253,6 +253,20 @@ class StoreConformance:
         assert list(store.list_prefixes("t/x/20260101/0/")) == []
         assert list(store.list_prefixes("nothing/")) == []
 
+    def test_delete_markers_hide_no_prefix(self, store: ObjectStore) -> None:
+        store.put("t/x/20260101/0/k", b"")
+        store.delete("t/x/20260101/0/k")
+        store.put("t/y/20260101/0/k", b"")
+        assert list(store.list_objects("t/x/")) == []
+        assert list(store.list_prefixes("t/")) == ["t/x/", "t/y/"]
+        assert list(store.list_prefixes("t/x/")) == ["t/x/20260101/"]
+
+    def test_what_is_read_states_its_lock(self, store: ObjectStore) -> None:
+        held, free = store.put("k", b"1", lock=lock(60)), store.put("k", b"2")
+        assert store.get("k", version_id=held.version_id).lock == store.get_lock("k", held.version_id)
+        assert store.get("k", version_id=held.version_id).lock is not None
+        assert store.get("k", version_id=free.version_id).lock is None
+
     def test_versions_are_listed_newest_first_with_markers_in_between(self, store: ObjectStore) -> None:
         one = store.put("k", b"1")
         store.delete("k")

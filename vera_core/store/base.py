@@ -129,13 +129,18 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A whole object as read: `data` and the version it came from."""
+    """A whole object as read: `data` and the version it came from.
+
+    `lock` is its retention as the same answer states it. Only a store that states none needs asking: None may mean that
+    this reader may not see retentions.
+    """
 
     key: str
     data: bytes
     version_id: str
     etag: str
     last_modified: datetime | None = None
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,10 @@ class ObjectStore(Protocol):
         ...
 
     def list_prefixes(self, prefix: str) -> Iterator[str]:
-        """The next path components under `prefix` (ends in "/"), whole, with their trailing "/" (LIST, delimiter)."""
+        """The next path components under `prefix` (ends in "/"), whole, with their trailing "/".
+
+        Those under which any version lies, hidden by delete markers or not: a DELETE can't hide a slot from a walk.
+        """
         ...
 
     def list_versions(self, prefix: str) -> Iterator[VersionInfo]:

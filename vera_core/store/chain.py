@@ -248,7 +248,7 @@ class ChainedLog:
         try:
             return self.store.get_lock(info.key, info.version_id)
         except MissingObjectError:
-            # Somebody cleared it since it was listed, which only an unlocked version lets happen.
+            # Cleared since it was listed.
             return None
 
     def _choose(self, number: int, versions: list[VersionInfo], findings: list[Finding]) -> Record | None:
@@ -261,21 +261,22 @@ class ChainedLog:
             if chosen is not None:
                 findings.append(Finding(info.key, info.version_id, "later version over a log record"))
                 continue
-            lock = self._lock_of(info)
-            if lock is None:
+            chosen = self._load(number, info)
+            if chosen is None:
                 findings.append(Finding(info.key, info.version_id, "unlocked version under a log key"))
-                continue
-            chosen = self._load(number, info, lock)
         return chosen
 
-    def _load(self, number: int, info: VersionInfo, lock: Lock) -> Record:
-        where = {"bucket": self.store.bucket, "key": info.key, "version_id": info.version_id}
+    def _load(self, number: int, info: VersionInfo) -> Record | None:
+        """The version as a record; None where it is unlocked, or was cleared since it was listed, and so is none."""
         try:
-            data = self.store.get(info.key, version_id=info.version_id).data if info.size <= MAX_RECORD_BYTES else b""
-        except MissingObjectError as error:
-            raise IntegrityError(
-                f"log record {number} vanished while it was read", todo="Find out who deletes locked versions.", **where
-            ) from error
+            blob = self.store.get(info.key, version_id=info.version_id) if info.size <= MAX_RECORD_BYTES else None
+        except MissingObjectError:
+            return None
+        stated = blob.lock if blob is not None and self.options.locked else None
+        lock = stated or self._lock_of(info)
+        if lock is None:
+            return None
+        data = b"" if blob is None else blob.data
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
@@ -284,8 +285,8 @@ class ChainedLog:
             raise IntegrityError(
                 f"log record {number} is locked but unreadable",
                 todo="Nothing is read past it. Restore it from a replica of the bucket.",
-                **where,
-            )
+                bucket=self.store.bucket, key=info.key, version_id=info.version_id,
+            )  # fmt: skip
         return Record(number, body, hashlib.sha256(data).hexdigest(), info.version_id, lock)
 
     def _linked(self, head: Head, record: Record) -> Record:

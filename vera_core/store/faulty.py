@@ -10,13 +10,12 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from vera_core.errors import UnavailableError
-from vera_core.store.base import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.model import Lock
-    from vera_core.store.base import BucketState, Condition, ObjectStore, Stored, VersionInfo
+    from vera_core.store.base import Blob, BucketState, Condition, ObjectStore, Stored, VersionInfo
 
 T = TypeVar("T")
 
@@ -147,7 +146,7 @@ class FaultyStore:
         """See `ObjectStore.get`."""
 
         def damage(blob: Blob) -> Blob:
-            return Blob(blob.key, _flip(blob.data), blob.version_id, blob.etag, blob.last_modified)
+            return replace(blob, data=_flip(blob.data))
 
         return self._do(
             Call("get", key, version_id=version_id), lambda: self.inner.get(key, version_id=version_id), damage

@@ -168,7 +168,7 @@ class MemoryStore:
     def get(self, key: str, *, version_id: str | None = None) -> Blob:
         """See `ObjectStore.get`."""
         version = self._read(key, version_id)
-        return Blob(key, _data(version), version.version_id, version.etag, version.last_modified)
+        return Blob(key, _data(version), version.version_id, version.etag, version.last_modified, version.lock)
 
     def get_range(self, key: str, start: int, length: int, *, version_id: str | None = None) -> bytes:
         """See `ObjectStore.get_range`."""
@@ -218,8 +218,8 @@ class MemoryStore:
     def list_prefixes(self, prefix: str) -> Iterator[str]:
         """See `ObjectStore.list_prefixes`."""
         seen = ""
-        for info in self.list_objects(prefix):
-            head, slash, _ = info.key[len(prefix) :].partition("/")
+        for key in self._sorted_keys(prefix):
+            head, slash, _ = key[len(prefix) :].partition("/")
             if slash and prefix + head + slash != seen:
                 seen = prefix + head + slash
                 yield seen

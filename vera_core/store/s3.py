@@ -42,7 +42,7 @@ from vera_core.store.s3_listing import object_pages, prefix_pages, version_pages
 from vera_core.store.s3_upload import Upload, upload_multipart, upload_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -90,6 +90,7 @@ class S3Store:
         self._call = Caller(
             attempts=self._options.attempts,
             seconds=self._options.retry_seconds,
+            backoff=self._options.backoff_seconds,
             tells_markers=self._connection.is_aws if tells is None else tells,
         )
         self._ranges: RangeClient | None = None
@@ -186,7 +187,12 @@ class S3Store:
         def request() -> Blob:
             reply = self._client.get_object(Bucket=self._bucket, Key=key, **_version_arguments(version_id))
             return Blob(
-                key, reply["Body"].read(), reply.get("VersionId", "null"), reply["ETag"], _utc(reply["LastModified"])
+                key,
+                reply["Body"].read(),
+                reply.get("VersionId", "null"),
+                reply["ETag"],
+                _utc(reply["LastModified"]),
+                _stated_lock(reply),
             )
 
         return self._call(Place(self._bucket, key, version_id), request)
@@ -396,6 +402,12 @@ def _version_arguments(version_id: str | None) -> dict[str, Any]:
 def _is_suffix(answer: tuple[int, bytes, int], length: int) -> bool:
     first, data, size = answer
     return len(data) == min(length, size) and first == size - len(data)
+
+
+def _stated_lock(reply: Mapping[str, Any]) -> Lock | None:
+    """The retention in the answer of a GET."""
+    mode, until = reply.get("ObjectLockMode"), reply.get("ObjectLockRetainUntilDate")
+    return Lock(LockMode(mode), _utc(until)) if mode and until else None
 
 
 def _utc(moment: datetime) -> datetime:

@@ -42,14 +42,14 @@ def object_pages(
 
 
 def prefix_pages(client: S3Client, call: Caller, place: Place) -> Iterator[str]:
-    """The next components under `place.key`, with their trailing slash."""
+    """The next components under `place.key` with any version or marker below, with their trailing slash."""
     arguments: dict[str, Any] = {"Delimiter": "/"}
     while True:
-        reply = call(place, partial(client.list_objects_v2, Bucket=place.bucket, Prefix=place.key, **arguments))
+        reply = call(place, partial(client.list_object_versions, Bucket=place.bucket, Prefix=place.key, **arguments))
         yield from (item["Prefix"] for item in reply.get("CommonPrefixes", []))
         if not reply["IsTruncated"]:
             return
-        arguments["ContinuationToken"] = reply["NextContinuationToken"]
+        arguments = {"Delimiter": "/", **_next_page(reply)}
 
 
 def version_pages(client: S3Client, call: Caller, place: Place) -> Iterator[VersionInfo]:
@@ -60,9 +60,15 @@ def version_pages(client: S3Client, call: Caller, place: Place) -> Iterator[Vers
         yield from _in_order(reply, place)
         if not reply["IsTruncated"]:
             return
-        arguments = {"KeyMarker": reply["NextKeyMarker"]}
-        if reply.get("NextVersionIdMarker"):
-            arguments["VersionIdMarker"] = reply["NextVersionIdMarker"]
+        arguments = _next_page(reply)
+
+
+def _next_page(reply: ListObjectVersionsOutputTypeDef) -> dict[str, str]:
+    """Where a version listing goes on."""
+    page = {"KeyMarker": reply["NextKeyMarker"]}
+    if reply.get("NextVersionIdMarker"):
+        page["VersionIdMarker"] = reply["NextVersionIdMarker"]
+    return page
 
 
 def watch_version_order(client: S3Client) -> None:
