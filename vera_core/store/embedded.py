@@ -248,6 +248,7 @@ def _arguments(ports: Ports) -> list[str]:
         "filer.maxMB": 2,  # MiB a chunk: measured a fifth quicker than 4 for 100 MiB uploads, in half the memory
         "filer.port": ports.filer,
         "filer.port.grpc": ports.filer_grpc,
+        "s3.autoCreateBucket": "false",  # a PUT to a missing bucket is an error, as on S3
         "s3.port": ports.s3,
         "s3.port.grpc": ports.s3_grpc,
         "s3.port.iceberg": 0,

@@ -7,7 +7,7 @@ instance roles); whatever boto3 resolves is handed to obstore, so that the two c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,11 +31,27 @@ CREDENTIAL_LIFETIME = timedelta(minutes=5)
 """How long obstore keeps credentials before it asks the SDK, which renews them, again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Where S3 is and who asks, for whoever keeps that elsewhere than the AWS SDK looks; "" is the SDK's own way.
+
+    A key id needs its secret; both win over a profile, as they do in the SDK.
+    """
+
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+    key_id: str = ""
+    secret: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class S3Options:
     """How S3 is spoken to.
 
-    `connect_seconds` and `read_seconds` bound one attempt's silence, `attempts` and `retry_seconds` the retries;
+    `connect_seconds` and `read_seconds` bound one attempt's silence, `attempts` and `retry_seconds` the retries,
+    the first of which waits about `backoff_seconds`;
     `pool_size` is the number of connections kept; a multipart upload keeps `parts_in_flight` parts of `part_size` bytes
     in memory. `tells_markers`: a 404 that names no delete marker means there is none; None: true of AWS, else not known
     (`vera probe` tells).
@@ -45,10 +61,12 @@ class S3Options:
     read_seconds: float = 60.0
     attempts: int = 6
     retry_seconds: float = 60.0
+    backoff_seconds: float = 0.1
     pool_size: int = 64
     part_size: int = 16 << 20
     parts_in_flight: int = 4
     tells_markers: bool | None = None
+    access: Access = Access()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,7 @@ def connect(options: S3Options) -> Connection:
         UsageError: the settings are incomplete or wrong (unknown profile, no credentials).
     """
     try:
-        core = botocore.session.Session()
+        core = _session(options.access)
         session = boto3.Session(botocore_session=core)
         if session.get_credentials() is None:
             raise UsageError(
@@ -76,14 +94,25 @@ def connect(options: S3Options) -> Connection:
                 todo="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use an instance role.",
             )
         ca_bundle = core.get_config_variable("ca_bundle")
-        client = session.client("s3", config=_config(options))
+        endpoint = options.access.endpoint or None
+        client = session.client("s3", config=_config(options), endpoint_url=endpoint)
         is_aws = _AWS_HOST.fullmatch(urlsplit(client.meta.endpoint_url).hostname or "") is not None
         chosen: dict[str, str] = getattr(client.meta.config, "s3", None) or {}  # of the profile; absent from the stubs
         if not is_aws and "addressing_style" not in chosen:
-            client = session.client("s3", config=_config(options).merge(Config(s3={"addressing_style": "path"})))
+            config = _config(options).merge(Config(s3={"addressing_style": "path"}))
+            client = session.client("s3", config=config, endpoint_url=endpoint)
         return Connection(session, client, is_aws, ca_bundle)
     except BotoCoreError as error:
         raise UsageError(f"the AWS settings are wrong: {error}", todo="Check AWS_* and ~/.aws/config.") from error
+
+
+def _session(access: Access) -> botocore.session.Session:
+    core = botocore.session.Session(profile=access.profile or None)
+    if access.region:
+        core.set_config_variable("region", access.region)
+    if access.key_id:
+        core.set_credentials(access.key_id, access.secret, access.token or None)
+    return core
 
 
 def _config(options: S3Options) -> Config:

@@ -178,12 +178,13 @@ class Caller:
     Args:
         attempts: how often a request is sent at most.
         seconds: how long after the first attempt no other is begun.
+        backoff: seconds to wait before the second attempt; each further wait doubles, with jitter, up to 5 s.
         tells_markers: whether a 404 of this store that names no delete marker means that there is none.
     """
 
-    def __init__(self, *, attempts: int, seconds: float, tells_markers: bool) -> None:
+    def __init__(self, *, attempts: int, seconds: float, backoff: float, tells_markers: bool) -> None:
         self._retrying = stamina.RetryingCaller(
-            attempts=attempts, timeout=seconds, wait_initial=0.1, wait_max=5.0, wait_jitter=0.5
+            attempts=attempts, timeout=seconds, wait_initial=backoff, wait_max=5.0, wait_jitter=5 * backoff
         ).on(is_transient)
         self._tells_markers = tells_markers
 
