@@ -50,7 +50,8 @@ class Access:
 class S3Options:
     """How S3 is spoken to.
 
-    `connect_seconds` and `read_seconds` bound one attempt's silence, `attempts` and `retry_seconds` the retries;
+    `connect_seconds` and `read_seconds` bound one attempt's silence, `attempts` and `retry_seconds` the retries,
+    the first of which waits about `backoff_seconds`;
     `pool_size` is the number of connections kept; a multipart upload keeps `parts_in_flight` parts of `part_size` bytes
     in memory. `tells_markers`: a 404 that names no delete marker means there is none; None: true of AWS, else not known
     (`vera probe` tells).
@@ -60,6 +61,7 @@ class S3Options:
     read_seconds: float = 60.0
     attempts: int = 6
     retry_seconds: float = 60.0
+    backoff_seconds: float = 0.1
     pool_size: int = 64
     part_size: int = 16 << 20
     parts_in_flight: int = 4
