@@ -72,13 +72,6 @@ class Column:
     width: int
     base: int
 
-    def at(self, index: int) -> int:
-        """Value `index`, which the caller keeps within 0 and `count`."""
-        if not self.width:
-            return self.base
-        planes = self.block[self.start + index : self.start + self.width * self.count : self.count]
-        return self.base + int.from_bytes(planes, "little") & _MASK
-
     def values(self) -> U64:
         """All values, shape (count,)."""
         wide = np.zeros((self.count, 8), np.uint8)
@@ -146,6 +139,7 @@ class Body:
         "_attribute_ends",
         "_attribute_start",
         "_block",
+        "_places",
         "_transposed",
         "_uid_ends",
         "_uid_start",
@@ -163,10 +157,19 @@ class Body:
         self._uid_ends = _ends(self.columns[0], self._uid_start, MAX_UID_BYTES)
         if (self._uid_ends[-1] if self.count else self._uid_start) != len(block):
             raise FormatError("uids and attributes don't fill their block", todo=RESTORE)
+        self._places = [(column.start, column.width, column.base) for column in self.columns]
         self._transposed = not self.columns[0].width
         codes = self.columns[9]
         if self.count and int(codes.values().max()) >= lengths.count:
             raise FormatError("an attribute code is outside its table", todo=RESTORE)
+
+    def row(self, row: int) -> list[int]:
+        """One value of every column. Written out, because every lookup ends here."""
+        block, count, number = self._block, self.count, int.from_bytes
+        return [
+            base + number(block[start + row : start + width * count : count], "little") & _MASK if width else base
+            for start, width, base in self._places
+        ]
 
     def uid(self, row: int) -> bytes:
         """The uid's bytes."""
@@ -174,9 +177,8 @@ class Body:
             return self._block[self._uid_start + row :: self.count]
         return self._block[self._uid_ends[row - 1] if row else self._uid_start : self._uid_ends[row]]
 
-    def attributes(self, row: int) -> bytes:
-        """The attributes' bytes, for `parse_attributes`."""
-        code = self.columns[9].at(row)
+    def attributes(self, code: int) -> bytes:
+        """The attributes' bytes for `parse_attributes`, by the value of the column `attributes`."""
         return self._block[
             self._attribute_ends[code - 1] if code else self._attribute_start : self._attribute_ends[code]
         ]

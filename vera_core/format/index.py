@@ -128,22 +128,33 @@ class Page:
         end = bisect_right(self._hints, hint, begin)
         return [row for row in range(begin, end) if self.body.uid(row) == uid]
 
-    def has_hint(self, row: int, key: int) -> bool:
-        """Whether the row's hint is that of `key`."""
-        return bool(self._hints[row] == (key - self.first_key) >> self._shift)
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of every row, from its uid.
 
-    def entry(self, row: int) -> Entry:
-        """The entry of a row (of a page that `check_page` has passed).
+        Raises:
+            FormatError: the first is not the page's, they don't rise, or a hint is not that of its key.
+        """
+        heads = b"".join([digest(uid)[:8] for uid in self.body.uids()])
+        keys = np.frombuffer(heads, ">u8").astype(np.uint64)
+        hints = (keys - keys[0]) >> np.uint64(self._shift)
+        if (
+            int(keys[0]) != self.first_key
+            or bool((keys[1:] < keys[:-1]).any())
+            or hints.tolist() != self._hints.tolist()
+        ):
+            raise FormatError("the keys of an index page are not sorted as it says", todo=RESTORE)
+        return keys
+
+    def entry(self, row: int, key: int) -> Entry:
+        """The entry of a row (of a page that `check_page` has passed), whose uid has that key.
 
         Raises:
             FormatError: uid or attributes that are not UTF-8.
         """
         body = self.body
         uid = body.uid(row)
-        _, created, size, stored, codec, parameter, flags, commit, origin, _, ordinal, offset = (
-            column.at(row) for column in body.columns
-        )
-        attributes = parse_attributes(body.attributes(row))
+        _, created, size, stored, codec, parameter, flags, commit, origin, code, ordinal, offset = body.row(row)
+        attributes = parse_attributes(body.attributes(code))
         try:
             text = uid.decode()
         except UnicodeDecodeError as error:
@@ -151,7 +162,7 @@ class Page:
         at = 32 * self.count + 4 * row
         return Entry(
             text,
-            key_of(uid),
+            key,
             ordinal,
             created - TIME_BIAS,
             size,

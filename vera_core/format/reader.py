@@ -111,7 +111,7 @@ class ShardReader:
         key = key_of(name)
         with Naming(self.source.where):
             pages = (self._page(number) for number in self.directory.pages_of(key))
-            return [page.entry(row) for page in pages for row in page.find(key, name)]
+            return [page.entry(row, key) for page in pages for row in page.find(key, name)]
 
     def read(self, entry: Entry) -> bytes:
         """The content of an entry of at most `MAX_INLINE` bytes, with one request for exactly its stored bytes.

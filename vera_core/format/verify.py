@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_core.codec import crc32
+from vera_core.codec import Stored, crc32, decode_many, digest
 from vera_core.errors import BadUidError, FormatError
 from vera_core.format import groups, layout
 from vera_core.format.columns import COMMON, TIME_BIAS
-from vera_core.format.index import check_page, key_of
+from vera_core.format.index import CODECS, check_page
 from vera_core.format.layout import RESTORE
 from vera_core.format.source import Naming
 from vera_core.format.stream import CHUNK, decode_stream
@@ -117,7 +117,8 @@ def _verify_groups(reader: ShardReader, listing: Listing, scan: _Scan) -> int:
         if head.flags or first + head.count > len(listing):
             raise FormatError("DATA holds more entries than the index", todo=RESTORE, group=head.position)
         _check_rows(listing, head, body)
-        _check_contents(reader, listing, head, scan)
+        brings = np.flatnonzero(body.columns[10].values() == 0) + head.first
+        _check_contents(reader, listing, brings, scan)
         first += head.count
         stored += head.content_size
     if first != len(listing):
@@ -186,20 +187,27 @@ def _differ(left: list[bytes], right: list[bytes]) -> NDArray[np.bool_]:
     return np.array([one != other for one, other in zip(left, right, strict=True)], np.bool_)
 
 
-def _check_contents(reader: ShardReader, listing: Listing, head: GroupHead, scan: _Scan) -> None:
-    """Decodes and checks the contents that a group brings; shared ones are checked with their holder."""
-    batch = []
-    size = 0
-    for entry in listing.entries(head.first, head.first + head.count):
-        brings = entry.offset == scan.position
-        if entry.stored_size and not brings:
-            continue
-        batch.append((entry, scan.take(entry.stored_size)))
-        size += entry.size
-        if size >= _READ:
-            reader.decode_batch(batch)
-            batch, size = [], 0
-    reader.decode_batch(batch)
+def _check_contents(reader: ShardReader, listing: Listing, ordinals: NDArray[np.intp], scan: _Scan) -> None:
+    """Decodes and checks the contents that entries of a group bring, some MB at a time."""
+    parts = np.cumsum(listing.rows["size"][ordinals]) // np.uint64(_READ)
+    for chosen in np.split(ordinals, np.flatnonzero(np.diff(parts)) + 1):
+        rows = listing.rows[chosen]
+        names = ("codec", "stored_size", "size", "parameter", "crc32")
+        batch, crcs = [], []
+        for codec, stored_size, size, parameter, crc in zip(*(rows[name].tolist() for name in names), strict=True):
+            batch.append(Stored(CODECS[codec], scan.take(stored_size), size, parameter))
+            crcs.append(crc)
+        if not _is_right(batch, crcs, rows["digest"].tobytes()):
+            for ordinal, item in zip(chosen.tolist(), batch, strict=True):  # to name the one
+                reader.decode_batch([(listing.entries(ordinal, ordinal + 1)[0], item.stored)])
+
+
+def _is_right(batch: list[Stored], crcs: list[int], digests: bytes) -> bool:
+    try:
+        contents = decode_many(batch)
+    except FormatError:
+        return False
+    return [crc32(item.stored) for item in batch] == crcs and b"".join(map(digest, contents)) == digests
 
 
 def _verify_pages(reader: ShardReader, scan: _Scan) -> None:
@@ -209,26 +217,30 @@ def _verify_pages(reader: ShardReader, scan: _Scan) -> None:
     for number in range(len(directory)):
         data = scan.take(directory.places[number + 1] - directory.places[number])
         page = check_page(directory, number, data, reader.footer)
-        uids = page.body.uids()
-        ordinals = page.body.columns[10].values().tolist()
-        before = last
-        for row, (uid, ordinal) in enumerate(zip(uids, ordinals, strict=True)):
-            place = (key_of(uid), uid, ordinal)
-            if place <= last or not page.has_hint(row, place[0]):
-                raise FormatError("an index page is not sorted", todo=RESTORE, page=number, entry=ordinal)
-            last = place
-            _check_uid(uid, ordinal)
-        if bool(directory.joined[number]) != (page.first_key == before[0]) or page.first_key != key_of(uids[0]):
-            raise FormatError("the directory does not say with which key a page begins", todo=RESTORE, page=number)
+        with Naming({"page": number}):
+            keys, uids = page.keys(), page.body.uids()
+            ordinals = page.body.columns[10].values().tolist()
+            _check_uids(uids)
+            if bool(directory.joined[number]) != (page.first_key == last[0]):
+                raise FormatError("the directory does not say with which key a page begins", todo=RESTORE)
+            rows = [0, *(np.flatnonzero(keys[1:] == keys[:-1]) + 1).tolist()]  # others rise by their keys alone
+            for row in rows:
+                before = (int(keys[row - 1]), uids[row - 1], ordinals[row - 1]) if row else last
+                if (int(keys[row]), uids[row], ordinals[row]) <= before:
+                    raise FormatError("an index page is not sorted", todo=RESTORE, entry=ordinals[row])
+            last = (int(keys[-1]), uids[-1], ordinals[-1])
     if reader.footer.max_key != max(last[0], 0):
         raise FormatError("the footer's last key is not the index's", todo=RESTORE)
 
 
-def _check_uid(uid: bytes, ordinal: int) -> None:
+def _check_uids(uids: list[bytes]) -> None:
+    """Checks that all are valid; one by one only where something is not plainly printable."""
     try:
-        check_uid(uid.decode())
+        if not b" ".join(uids).decode().isprintable():
+            for uid in uids:
+                check_uid(uid.decode())
     except (BadUidError, UnicodeDecodeError) as error:
-        raise FormatError("the index holds a uid that can't be", todo=RESTORE, uid=uid, entry=ordinal) from error
+        raise FormatError(f"the index holds a uid that can't be: {error}", todo=RESTORE) from error
 
 
 def _verify_sums(reader: ShardReader, listing: Listing, stored: int) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from vera_core.codec import MAX_INLINE, Encoded, Policy, crc32, digest, pack_block
 from vera_core.errors import UsageError
 from vera_core.format import layout
-from vera_core.format.columns import COMMON, TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
+from vera_core.format.columns import TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
 from vera_core.format.groups import AFTER, GROUP_BYTES, GROUP_ENTRIES, encode_group
-from vera_core.format.index import encode_directory, encode_page, page_entries
-from vera_core.format.rows import ROW, Contents, Rows, sort_order
+from vera_core.format.index import page_entries
+from vera_core.format.paging import DirectoryBuilder, common_columns, sorted_pages
+from vera_core.format.rows import ROW, Contents, Rows
 from vera_core.format.stream import CHUNK, StreamEncoder
 from vera_core.model import Erasability, check_uid
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from vera_core.model import Origin
 
-_PAGE_NAMES = 256 << 10
-"""A page is closed once its uids and attributes reach so many bytes."""
 _RECENT = 4096
 
 
@@ -206,7 +205,7 @@ class ShardWriter:
         header = self._write_header()
         data_end = self._position
         rows = self._rows.all()
-        directory = self._write_pages(rows)
+        directory = self._write_pages()
         pages_size = self._position - data_end
         section = self._write_section(layout.DIRECTORY, directory)
         table = layout.pack_sections([section])
@@ -354,59 +353,20 @@ class ShardWriter:
                 holders[row] = holder
         return holders
 
-    def _columns(self, rows: NDArray[np.void]) -> tuple[list[NDArray[np.uint64]], list[bytes]]:
-        """The common columns of a body and its attributes in order of appearance."""
-        columns = [rows[name].astype(np.uint64) for name in COMMON]
-        table: dict[bytes, int] = {}
-        texts = [self._attributes[code] for code in rows["attributes"].tolist()]
-        columns[-1] = np.array([table.setdefault(text, len(table)) for text in texts], np.uint64)
-        return columns, list(table)
-
     def _group_body(self, rows: NDArray[np.void], holders: NDArray[np.uint64]) -> bytes:
         """The columns of the rows that were kept last."""
-        columns, attributes = self._columns(rows)
+        columns, attributes = common_columns(rows, self._attributes)
         uids = bytes(self._uids[len(self._uids) - int(rows["uid_length"].sum()) :])
         return encode_body([*columns, holders, rows["crc32"].astype(np.uint64)], attributes, uids)
 
-    def _write_pages(self, rows: NDArray[np.void]) -> bytes:
+    def _write_pages(self) -> bytes:
         """Writes the index pages; returns the directory."""
-        lengths = rows["uid_length"].astype(np.uint64)
-        starts = np.cumsum(lengths) - lengths
-        order = sort_order(rows["key"], starts, lengths, self._uids)
-        first_keys: list[int] = []
-        joined: list[int] = []
-        counts: list[int] = []
-        pages: list[tuple[int, int]] = []
-        last_key = -1
-        for chosen in self._cuts(order, rows):
-            picked = rows[chosen]
-            begins, ends = starts[chosen].tolist(), (starts[chosen] + lengths[chosen]).tolist()
-            uids = b"".join([self._uids[begin:end] for begin, end in zip(begins, ends, strict=True)])
-            columns, attributes = self._columns(picked)
-            columns += [chosen.astype(np.uint64), picked["offset"].astype(np.uint64)]
-            proofs = picked["digest"].tobytes() + picked["crc32"].tobytes()
-            page = encode_page(picked["key"].astype(np.uint64), columns, attributes, uids, proofs)
+        directory = DirectoryBuilder()
+        limit = self._options.page_entries or page_entries(self._rows.count)
+        for page, first, last, count in sorted_pages(self._rows.all(), self._uids, self._attributes, limit):
             self._emit(page)
-            first_keys.append(int(picked["key"][0]))
-            joined.append(int(first_keys[-1] == last_key))
-            counts.append(len(chosen))
-            pages.append((len(page), crc32(page)))
-            last_key = int(picked["key"][-1])
-        if len(pages) > layout.MAX_PAGES:
-            raise UsageError(f"{len(pages)} index pages are more than {layout.MAX_PAGES}", todo="Make pages larger.")
-        return encode_directory(first_keys, joined, counts, pages)
-
-    def _cuts(self, order: NDArray[np.int64], rows: NDArray[np.void]) -> Iterator[NDArray[np.int64]]:
-        """The ordinals of each page: so many entries, fewer where names are long."""
-        limit = self._options.page_entries or page_entries(len(order))
-        texts = np.array([len(data) for data in self._attributes], np.int64)
-        at = 0
-        while at < len(order):
-            chosen = order[at : at + limit]
-            names = np.cumsum(rows["uid_length"][chosen] + texts[rows["attributes"][chosen]])
-            chosen = chosen[: max(1, int(np.searchsorted(names, _PAGE_NAMES, "right")))]
-            yield chosen
-            at += len(chosen)
+            directory.add(page, first, last, count)
+        return directory.encode()
 
     def _write_section(self, tag: bytes, raw: bytes) -> layout.Section:
         stored = pack_block(raw)
