@@ -107,8 +107,7 @@ def build_part(
 
     `judge` says what keeps a loaded row out: None (archive it), "equal", or the reason of a reject.
 
-    Raises:
-        IntegrityError: the finished shard does not verify; nothing was uploaded.
+    The shard is finished and not yet verified: see `verify_built`.
     """
     head = feed.peek()
     assert head is not None
@@ -123,7 +122,6 @@ def build_part(
         if summary is not None:
             part.local = LocalShard(path, summary.sha256, summary.size)
             part.summary = summary
-            verify_local(part.local, summary)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -196,17 +194,19 @@ def _append_big(
         part.keys.append(row.key)
 
 
-def verify_local(local: LocalShard, summary: ShardSummary) -> None:
+def verify_built(part: BuiltPart) -> None:
     """Re-opens a finished shard and checks every sum in it before anybody sees it.
 
     Raises:
         IntegrityError: memory or disk of this machine altered it.
     """
-    with FileSource(local.path) as source:
+    if part.local is None or part.summary is None:
+        return
+    with FileSource(part.local.path) as source:
         found = ShardReader.open(source).verify()
-    if (found.sha256, found.entries) != (local.sha256, summary.entries):
+    if (found.sha256, found.entries) != (part.local.sha256, part.summary.entries):
         raise IntegrityError(
             "a shard that was just built does not verify",
             todo="Check this machine's memory and the spool's disk; nothing was uploaded.",
-            path=local.path,
+            path=part.local.path,
         )

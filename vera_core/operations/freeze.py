@@ -89,6 +89,7 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
             path,
             window=window,
             spool=scratch,
+            check=routing.check_of,
         )
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)

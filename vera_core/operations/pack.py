@@ -81,19 +81,24 @@ class PackPlan(Report):
 def plan_pack(repo: Repository, source: Source, window: Window) -> PackPlan:
     """What `pack_window` would find and do; changes nothing."""
     began = time.monotonic()
-    about = {"source": source.name, "tenant": source.tenant, "day": day_text(window.day)}
+    plan = PackPlan(
+        source=source.name, tenant=source.tenant, day=day_text(window.day), revision=window.revision, frozen=False
+    )
     with repo.scratch() as scratch:
         for item in frozen_manifests(repo, window, scratch):
             if item.window.revision != window.revision or item.stale:
                 continue
             slots = {segment.slot for segment in item.manifest.segments}
             covered = [part for slot in slots for part in repo.slot_log(slot).load().covered(item.digest)]
-            return PackPlan(
-                **about, revision=window.revision, frozen=True, rows=item.manifest.row_count, slots=len(slots),
-                rejected=item.manifest.reject_count, accounted=sum(part.end - part.first for part in covered),
-                seconds=time.monotonic() - began,
-            )  # fmt: skip
-    return PackPlan(**about, revision=window.revision, frozen=False, seconds=time.monotonic() - began)
+            plan = replace(
+                plan,
+                frozen=True,
+                rows=item.manifest.row_count,
+                rejected=item.manifest.reject_count,
+                accounted=sum(part.end - part.first for part in covered),
+                slots=len(slots),
+            )
+    return replace(plan, seconds=time.monotonic() - began)
 
 
 def pack_window(repo: Repository, source: Source, window: Window, *, progress: Progress | None = None) -> PackReport:

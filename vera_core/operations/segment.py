@@ -17,7 +17,7 @@ from vera_core.codec import encode_many, toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock
-from vera_core.operations.build import BuildLimits, RowFeed, build_part
+from vera_core.operations.build import BuildLimits, RowFeed, build_part, verify_built
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
 from vera_core.operations.load import load_rows
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from vera_core.operations.build import BuiltPart
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.repository import Repository
-    from vera_core.slots import Part, SlotLog, SlotState
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source
     from vera_core.source.manifest import Segment
 
@@ -69,15 +70,28 @@ class _SegmentPacker:
     segment: Segment
     log: SlotLog
     state: SlotState
+    sealed: int
+    """The number of the record up to which everything is sealed."""
 
     def parts(self) -> list[Part]:
         """The parts of this segment that commits account for, in row order."""
         covered = self.state.covered(self.job.frozen.digest)
         return [part for part in covered if self.segment.first <= part.first < self.segment.end]
 
-    def next_row(self) -> int:
-        """The first row that nothing accounts for; the segment's end where everything is."""
-        return max((part.end for part in self.parts()), default=self.segment.first)
+    def gap(self) -> tuple[int, int]:
+        """The first rows that nothing accounts for, as a range; empty at the segment's end where everything is."""
+        first = self.segment.first
+        for part in self.parts():
+            if part.first > first:
+                return first, part.first
+            first = part.end
+        return first, self.segment.end
+
+    def seal(self) -> list[ShardRef]:
+        """Seals what is not sealed yet, whoever committed it; returns the shards whose locks were too short."""
+        raised = seal(self.job.repo, self.log, self.state, self.sealed)
+        self.sealed = self.state.head.number
+        return raised
 
     def feed(self, first: int, end: int) -> RowFeed:
         """Rows [first, end) loaded and encoded; close it."""
@@ -87,7 +101,7 @@ class _SegmentPacker:
         return RowFeed(load_rows(job.source, rows, work))
 
     def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
-        """The next part of `feed` as a verified shard in the spool."""
+        """The next part of `feed` as a finished shard in the spool."""
         config = self.job.repo.config
         retention = config.retention(self.segment.retention_class)
         options = ShardOptions(
@@ -103,7 +117,7 @@ class _SegmentPacker:
         judge = Judge(self.job.repo, self.state)
         pending: Future[bool] | None = None
         with (
-            closing(self.feed(self.next_row(), self.segment.end)) as feed,
+            closing(self.feed(*self.gap())) as feed,
             ThreadPoolExecutor(1, thread_name_prefix="vera-commit") as committer,
         ):
             while feed.peek() is not None:
@@ -116,9 +130,10 @@ class _SegmentPacker:
                 pending.result()
 
     def commit(self, built: BuiltPart) -> bool:
-        """Uploads, commits and seals a built part; False where the log moved so that it must be planned again."""
+        """Verifies, uploads, commits and seals a built part; False where the log moved so that it must be planned again."""
         repo = self.job.repo
         try:
+            verify_built(built)
             place = upload(repo, self.state, built.local) if built.local is not None else None
             while True:
                 shard = None if place is None else self._reference(built, *place)
@@ -136,7 +151,7 @@ class _SegmentPacker:
                 break
             if record.number in self.state.strays:
                 return False
-            seal(repo, self.log, self.state, self.state.shards.get(record.number, ()))
+            self.seal()
         finally:
             built.discard()
         content = 0 if built.summary is None else built.summary.content_bytes
@@ -172,6 +187,7 @@ class _SegmentPacker:
                     bucket=repo.store.bucket, key=shard.key, version_id=shard.version_id,
                     rows=f"{part.first}..{part.end}",
                 ) from damage  # fmt: skip
+            verify_built(built)
             key, version_id = upload(repo, self.state, built.local)
             fresh = self._reference(built, key, version_id)
             body = {
@@ -188,7 +204,7 @@ class _SegmentPacker:
                 self.log.refresh(self.state)
                 self.check_or_repair(part)
                 return
-            seal(repo, self.log, self.state, self.state.shards[part.number])
+            self.seal()
         finally:
             built.discard()
 
@@ -253,13 +269,15 @@ def pack_segment(job: PackJob, segment: Segment) -> tuple[SlotState, list[Part]]
     began = job.accounted
     for shard in sealed:
         job.repo.audit.recovered("pack", {"slot": str(segment.slot), "key": shard.key, "version_id": shard.version_id})
-    packer = _SegmentPacker(job, segment, log, state)
+    packer = _SegmentPacker(job, segment, log, state, sealed=state.head.number)
     for part in packer.parts():
         packer.check_or_repair(part)
         job.advance(part.end - part.first)
-    while packer.next_row() < segment.end:
+    while packer.gap()[0] < segment.end:
         packer.pack()
         log.refresh(state)
+    # Racers may have committed and died before they sealed; the sidecar says of all that it holds that it is sealed.
+    packer.seal()
     log.write_sidecar(state)
     # Rows that racers accounted for meanwhile count as done too.
     job.advance(began + segment.end - segment.first - job.accounted)
