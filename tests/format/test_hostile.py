@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures.format import make
@@ -64,7 +64,6 @@ def test_every_cut_is_refused(name: str) -> None:
             opened(data[end + 1 :] if end < len(data) - 1 else b"")
 
 
-@settings(max_examples=300)
 @given(st.sampled_from(sorted(GOLDEN)), st.data())
 def test_flips_cuts_and_splices(name: str, draw: st.DataObject) -> None:
     data = bytearray(GOLDEN[name])
@@ -140,7 +139,6 @@ def test_directory_numbers(name: str, column: int, row: int, value: int) -> None
     assert survives(name, data) == (data == GOLDEN[name])
 
 
-@settings(max_examples=300)
 @given(st.sampled_from([name for name in SMALL if name != "empty"]), st.data())
 def test_page_bytes(name: str, draw: st.DataObject) -> None:
     """Any byte of an index page's head, columns and proofs."""
@@ -153,7 +151,6 @@ def test_page_bytes(name: str, draw: st.DataObject) -> None:
     survives(name, parts.seal())
 
 
-@settings(max_examples=300)
 @given(st.sampled_from([name for name in SMALL if name != "empty" and "streamed" not in name]), st.data())
 def test_group_bytes(name: str, draw: st.DataObject) -> None:
     """Any byte of a group's head and columns."""

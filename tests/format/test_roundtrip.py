@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.format.support import OPTIONS, File, opened, pack
@@ -36,7 +36,6 @@ files = st.builds(
 options = st.builds(lambda entries: replace(OPTIONS, page_entries=entries), st.sampled_from([None, 1, 2, 5]))
 
 
-@settings(max_examples=150)
 @given(st.lists(files, max_size=30), options, st.sampled_from(Policy))
 def test_everything_comes_back(batch: list[File], chosen: ShardOptions, policy: Policy) -> None:
     data, summary = pack(batch, chosen, policy)
