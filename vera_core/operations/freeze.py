@@ -85,11 +85,10 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
         rows = source.rows(window)
         manifest = freeze(
             new_rows(rows, known) if known else rows,
-            lambda uid, micros: routing.slot_of(window.tenant, uid, micros),
+            routing,
             path,
             window=window,
             spool=scratch,
-            check=routing.check_of,
         )
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
