@@ -264,9 +264,7 @@ def check_page(directory: Directory, number: int, data: bytes, footer: Footer) -
     columns = dict(zip(COLUMNS, (column.values() for column in page.body.columns), strict=True))
     streamed = bool(footer.incompat & STREAMED)
     largest = MAX_SIZE if streamed else MAX_INLINE
-    for name, least, most in (*_RANGES, ("size", 0, largest), ("ordinal", 0, footer.entries - 1)):
-        if int(columns[name].min()) < least or int(columns[name].max()) > most:
-            raise FormatError(f"the index holds an impossible {name}", todo=RESTORE, **where)
+    check_ranges(columns, ("size", 0, largest), ("ordinal", 0, footer.entries - 1))
     size, stored, offset = columns["size"], columns["stored_size"], columns["offset"]
     placed = (offset >= HEADER_SIZE) & (stored <= footer.data_end) & (offset <= footer.data_end - stored)
     right = np.where(stored > 0, placed, offset == 0)
@@ -275,6 +273,17 @@ def check_page(directory: Directory, number: int, data: bytes, footer: Footer) -
     if streamed and int(columns["codec"].max()) > Codec.ZSTD:
         raise FormatError("a streamed file is neither raw nor zstd", todo=RESTORE, **where)
     return page
+
+
+def check_ranges(columns: dict[str, NDArray[np.uint64]], *more: tuple[str, int, int]) -> None:
+    """Checks columns of a body by name against the ranges of the format, and `more` of (name, least, most).
+
+    Raises:
+        FormatError: a value outside its range.
+    """
+    for name, least, most in (*_RANGES, *more):
+        if int(columns[name].min()) < least or int(columns[name].max()) > most:
+            raise FormatError(f"an entry has an impossible {name}", todo=RESTORE)
 
 
 _RANGES = (
