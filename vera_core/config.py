@@ -13,14 +13,14 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from vera_core.codec import MAX_INLINE, Policy
-from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
+from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError, VeraError
 from vera_core.model import Erasability, Lock, LockMode, RetentionClass, check_name
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
 from vera_core.store.chain import ChainedLog, Head, LogOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from vera_core.keyspace import Keyspace
     from vera_core.store.base import ObjectStore
@@ -168,11 +168,17 @@ def _settle(state: EpochState) -> Callable[[RepositoryConfig | None, Mapping[str
     return apply
 
 
+def _apply_require(before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+    assert before is not None
+    return replace(before, min_reader=int(body["min_reader"]), min_writer=int(body["min_writer"]))
+
+
 _HANDLERS: dict[str, Callable[[RepositoryConfig | None, Mapping[str, Any]], RepositoryConfig]] = {
     "init": _apply_init,
     "epoch": _apply_epoch,
     "activate": _settle(EpochState.ACTIVE),
     "withdraw": _settle(EpochState.WITHDRAWN),
+    "require": _apply_require,
 }
 
 
@@ -189,17 +195,23 @@ def fold(before: RepositoryConfig | None, record: Record) -> RepositoryConfig:
             f"config record {record.number} is of type {record.type!r}, which this VERA does not expect there",
             todo="Use a newer VERA.",
         )
-    try:
-        config = handler(before, record.body)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise IntegrityError(f"config record {record.number} can't be understood: {error!r}") from error
-    if config.min_reader > PROTOCOL_VERSION:
+    # Before anything else of the record, which a newer VERA may have written with values that this one does not know.
+    needed = record.body.get("min_reader", PROTOCOL_VERSION)
+    if isinstance(needed, int) and needed > PROTOCOL_VERSION:
         raise IncompatibleError(
-            f"the repository needs a VERA that knows protocol version {config.min_reader}; this one knows "
-            f"{PROTOCOL_VERSION}",
+            f"the repository needs a VERA that knows protocol version {needed}; this one knows {PROTOCOL_VERSION}",
             todo="Use a newer VERA.",
         )
-    return replace(config, revision=record.number)
+    try:
+        return replace(handler(before, record.body), revision=record.number)
+    except IncompatibleError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, VeraError) as error:
+        raise IntegrityError(
+            f"config record {record.number} can't be understood: {error!r}",
+            todo="Nothing is read from the repository. Compare the record with a replica of the bucket.",
+            version_id=record.version_id,
+        ) from error
 
 
 @dataclass(slots=True)
@@ -226,16 +238,14 @@ class ConfigLog:
                 todo="Check --repository, or make one with `vera init`.",
                 bucket=self.store.bucket, prefix=self.keys.root or "(none)",
             )  # fmt: skip
-        self._take(records)
-        assert self.config is not None
-        return self.config
+        self.config, self.head, self.records = None, Head(), ()
+        return self._take(records)
 
     def refresh(self) -> RepositoryConfig:
         """Reads what was appended since; one request in the usual case."""
         if self.config is None:
             return self.load()
-        self._take(self._chain(self.config.log_options).read_from(self.head))
-        return self.config
+        return self._take(self._chain(self.config.log_options).read_from(self.head))
 
     def append(self, body: Mapping[str, Any], *, now: datetime, until: datetime) -> RepositoryConfig:
         """Appends a record, locked until `until`, and returns the config after it.
@@ -246,23 +256,25 @@ class ConfigLog:
         mode = LockMode(body["lock_mode"]) if self.config is None else self.config.lock_mode
         lock = None if mode is LockMode.NONE else Lock(mode, until)
         options = LogOptions(locked=lock is not None) if self.config is None else self.config.log_options
-        self._take([self._chain(options).append(self.head, body, lock=lock, now=now)])
-        assert self.config is not None
-        return self.config
+        return self._take([self._chain(options).append(self.head, body, lock=lock, now=now)])
 
-    def extend_locks(self, until: datetime) -> None:
-        """Keeps the config records locked at least until `until`."""
+    def extend_locks(self, until: datetime, *, slack: timedelta) -> None:
+        """Keeps the config records locked at least until `until`; what must be extended is by `slack` more."""
         if self.config is not None:
-            self._chain(self.config.log_options).extend_locks(self.records, until)
+            chain = self._chain(self.config.log_options)
+            self.records = tuple(chain.extend_locks(self.records, until, slack=slack))
 
     def _chain(self, options: LogOptions) -> ChainedLog:
         return ChainedLog(self.store, self.keys.config_prefix, self.keys.config, options)
 
-    def _take(self, records: list[Record]) -> None:
+    def _take(self, records: list[Record]) -> RepositoryConfig:
+        config = self.config
         for record in records:
-            self.config = fold(self.config, record)
+            config = self.config = fold(config, record)
             self.head = Head(record.number, record.digest)
             self.records = (*self.records, record)
+        assert config is not None
+        return config
 
     def _unlocked(self) -> list[Record]:
         """The records of a repository that says of itself that its store enforces no locks."""

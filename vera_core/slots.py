@@ -1,33 +1,30 @@
-"""The slot log and its sidecar: what a slot holds, folded from everything that ever happened to it.
+"""What a slot holds, folded from the records of everything that ever happened to it. Pure; no I/O.
 
-Here is what the records mean; how they are stored is `store.chain`. Planning what to append belongs to `operations`.
-Records are documented field by field in docs/protocol.md, "Slot log records".
+How the records and the sidecar are stored is slotlog.py; planning what to append belongs to `operations`. Records are
+documented field by field in docs/protocol.md, "Slot log records".
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import IncompatibleError, IntegrityError, PreconditionError
+from vera_core.errors import IncompatibleError, IntegrityError, VeraError
+from vera_core.keyspace import Keyspace
 from vera_core.model import Lock, LockMode, Origin, Slot, format_time, parse_time
-from vera_core.store.base import ABSENT, Condition, MissingObjectError
-from vera_core.store.chain import ChainedLog, Head, canonical
+from vera_core.store.chain import Head, Record, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from vera_core.keyspace import Keyspace
-    from vera_core.store.base import Blob, ObjectStore
-    from vera_core.store.chain import Finding, LogOptions, Record
 
-SIDECAR_FORMAT = 1
-SIDECAR_ATTEMPTS = 20
+MAX_ORDINAL = (1 << 32) - 1
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, VeraError)
+"""What reading a value from JSON that somebody else wrote may raise."""
 FILTER_ENTRIES = 256
 """Shards up to this many entries carry the low 32 bits of every key, so that a reader skips them without a request."""
 
@@ -78,11 +75,15 @@ class ShardRef:
         }
 
     @classmethod
-    def from_json(cls, number: int, body: Mapping[str, Any]) -> ShardRef:
-        """The inverse of `to_json`; KeyError, TypeError or ValueError where it is none."""
+    def from_json(cls, slot: Slot, number: int, body: Mapping[str, Any]) -> ShardRef:
+        """The inverse of `to_json`; one of `MALFORMED` where it is none, or names an object outside the slot (I8)."""
+        key = str(body["key"])
+        name = Keyspace().shard(slot, bytes.fromhex(body["sha256"]))
+        if key != name and not key.endswith(f"/{name}"):
+            raise ValueError(f"{key!r} is no shard of {slot}")
         return cls(
             number=number,
-            key=str(body["key"]),
+            key=key,
             version_id=str(body["version_id"]),
             sha256=str(body["sha256"]),
             size=int(body["size"]),
@@ -138,8 +139,11 @@ class Part:
 class SlotState:
     """A slot as of record `head.number`.
 
-    `shards` are live, by the record that brought them; `dead` holds the ordinals erased per origin commit; `erased` the
-    uids that a packer must not bring back (only complete when read from the log: a sidecar does not carry it).
+    `shards` are live, by the commit part of their entries' origin; `dead` holds the ordinals erased per origin commit;
+    `accounted` the rows per manifest digest that commits account for, as merged ranges; `condemned` the (key,
+    VersionId) that no record may bring any more. The rest is complete only where it was read from the log, as packers
+    do, for readers don't need it: `erased` are the uids that must not be brought back, `named_by` the record that made
+    a VersionId live, `strays` the numbers of records that count for nothing.
     """
 
     slot: Slot
@@ -148,8 +152,10 @@ class SlotState:
     superseded: list[ShardRef] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     dead: dict[int, set[int]] = field(default_factory=dict)
-    erased: set[str] = field(default_factory=set)
+    accounted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     condemned: set[tuple[str, str]] = field(default_factory=set)
+    erased: set[str] = field(default_factory=set)
+    named_by: dict[str, int] = field(default_factory=dict)
     strays: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
@@ -170,8 +176,10 @@ class SlotState:
             superseded=list(self.superseded),
             parts=list(self.parts),
             dead={commit: set(ordinals) for commit, ordinals in self.dead.items()},
-            erased=set(self.erased),
+            accounted={manifest: list(ranges) for manifest, ranges in self.accounted.items()},
             condemned=set(self.condemned),
+            erased=set(self.erased),
+            named_by=dict(self.named_by),
             strays=list(self.strays),
             records=list(self.records),
         )
@@ -179,6 +187,10 @@ class SlotState:
     def longest_lock(self) -> datetime | None:
         """The latest end of any shard's lock: what the log's own records must be locked for."""
         return max((shard.lock.until for shard in [*self.live(), *self.superseded]), default=None)
+
+    def brought_after(self, number: int) -> list[ShardRef]:
+        """The live shards that records after `number` made live, oldest first; the state must come from the log."""
+        return [shard for shard in self.live() if self.named_by[shard.version_id] > number]
 
     def covered(self, manifest: str) -> list[Part]:
         """The parts of that manifest (digest) which commits account for, in row order."""
@@ -201,13 +213,58 @@ class SlotState:
             )  # fmt: skip
         try:
             handler(self, record)
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise IntegrityError(
                 f"slot log record {record.number} of type {record.type!r} can't be understood: {error!r}",
+                todo="Nothing of the slot is read. Compare the record with a replica of the bucket.",
                 slot=self.slot, version_id=record.version_id,
             ) from error  # fmt: skip
         self.head = Head(record.number, record.digest)
         self.records.append(record)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a reader needs, as it stands in the sidecar."""
+        return {
+            "slot": str(self.slot),
+            "n_bits": self.slot.n_bits,
+            "shards": [{"number": shard.number, **shard.to_json()} for shard in self.live()],
+            "dead": {str(commit): _bitmap(ordinals) for commit, ordinals in sorted(self.dead.items())},
+            "accounted": self.accounted,
+            "condemned": sorted(self.condemned),
+            "holds": [],
+        }
+
+    @classmethod
+    def from_json(cls, slot: Slot, head: Head, body: Mapping[str, Any]) -> SlotState:
+        """The inverse of `to_json`; one of `MALFORMED` where it is none, or another slot's."""
+        if (body["slot"], body["n_bits"]) != (str(slot), slot.n_bits):
+            raise ValueError(f"{body['slot']!r} is not {slot}")
+        state = cls(slot, head)
+        for item in body["shards"]:
+            shard = ShardRef.from_json(slot, int(item["number"]), item)
+            state.shards.setdefault(shard.number, []).append(shard)
+        state.dead = {int(commit): _ordinals(bitmap) for commit, bitmap in body["dead"].items()}
+        state.accounted = {
+            str(manifest): [(int(first), int(end)) for first, end in ranges]
+            for manifest, ranges in body["accounted"].items()
+        }
+        state.condemned = {(str(key), str(version_id)) for key, version_id in body["condemned"]}
+        return state
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over `to_json`: what a log record says of the state after it, and a sidecar is held to."""
+        return hashlib.sha256(canonical(self.to_json())).hexdigest()
+
+    def fingerprint_after(self, body: Mapping[str, Any]) -> str:
+        """The fingerprint once a record with `body` is appended; the state stays as it is.
+
+        Raises:
+            IntegrityError, IncompatibleError: such a record could not be read.
+        """
+        after = self.snapshot()
+        after.apply(Record(self.head.number + 1, dict(body), "", "", None))
+        return after.fingerprint
 
 
 def _apply_commit(state: SlotState, record: Record) -> None:
@@ -216,38 +273,58 @@ def _apply_commit(state: SlotState, record: Record) -> None:
         # Routed otherwise than the day's active epoch says: counts for nothing (DESIGN section 2).
         state.strays.append(record.number)
         return
-    shard = None if body["shard"] is None else ShardRef.from_json(record.number, body["shard"])
-    if shard is not None and (shard.key, shard.version_id) in state.condemned:
-        state.strays.append(record.number)
-        return
-    first, end = body["part"]
+    shard = None if body["shard"] is None else ShardRef.from_json(state.slot, record.number, body["shard"])
+    first, end = (int(row) for row in body["part"])
+    if not 0 <= first < end:
+        raise ValueError(f"rows {first} to {end} are no part")
     part = Part(
         number=record.number,
         source=str(body["source"]),
         window=str(body["window"]),
         revision=int(body["revision"]),
         manifest=str(body["manifest"]),
-        first=int(first),
-        end=int(end),
+        first=first,
+        end=end,
         archived=int(body["rows"]["archived"]),
         equal=int(body["rows"]["equal"]),
         rejects={reason: tuple((int(a), int(b)) for a, b in ranges) for reason, ranges in body["rejects"].items()},
         shard=shard,
     )
-    if any(other.first < part.end and part.first < other.end for other in state.covered(part.manifest)):
-        # A second packer of rows that an earlier record already accounts for (I2).
+    ranges = state.accounted.get(part.manifest, [])
+    if _overlaps(ranges, first, end) or (shard is not None and (shard.key, shard.version_id) in state.condemned):
+        # Rows that an earlier record accounts for already (I2), or a version that was given up to be deleted.
         state.strays.append(record.number)
         return
+    state.accounted[part.manifest] = _merged(ranges, first, end)
     state.parts.append(part)
     if shard is not None:
         state.shards[record.number] = [shard]
+        state.named_by[shard.version_id] = record.number
+
+
+def _overlaps(ranges: list[tuple[int, int]], first: int, end: int) -> bool:
+    return any(a < end and first < b for a, b in ranges)
+
+
+def _merged(ranges: list[tuple[int, int]], first: int, end: int) -> list[tuple[int, int]]:
+    """Sorted, disjoint ranges with [first, end) added; neighbours become one."""
+    merged: list[tuple[int, int]] = []
+    for a, b in sorted([*ranges, (first, end)]):
+        if merged and merged[-1][1] == a:
+            merged[-1] = (merged[-1][0], b)
+        else:
+            merged.append((a, b))
+    return merged
 
 
 def _apply_repack(state: SlotState, record: Record) -> None:
     replaced = {(str(item["key"]), str(item["version_id"])) for item in record.body["replaces"]}
     # A shard that was stored again byte for byte keeps the number that its entries' origins go by.
-    fresh = [ShardRef.from_json(int(item.get("number", record.number)), item) for item in record.body["shards"]]
-    if not replaced <= {(shard.key, shard.version_id) for shard in state.live()}:
+    fresh = [
+        ShardRef.from_json(state.slot, int(item.get("number", record.number)), item) for item in record.body["shards"]
+    ]
+    named = {(shard.key, shard.version_id) for shard in fresh}
+    if not replaced <= {(shard.key, shard.version_id) for shard in state.live()} or named & state.condemned:
         state.strays.append(record.number)
         return
     for number, shards in list(state.shards.items()):
@@ -258,19 +335,21 @@ def _apply_repack(state: SlotState, record: Record) -> None:
             del state.shards[number]
     for shard in fresh:
         state.shards.setdefault(shard.number, []).append(shard)
+        state.named_by[shard.version_id] = record.number
 
 
 def _apply_tombstone(state: SlotState, record: Record) -> None:
-    for commit, ordinal in record.body["versions"]:
-        state.dead.setdefault(int(commit), set()).add(int(ordinal))
+    versions = [Origin(int(commit), int(ordinal)) for commit, ordinal in record.body["versions"]]
+    if not all(origin.commit > 0 and 0 <= origin.ordinal <= MAX_ORDINAL for origin in versions):
+        raise ValueError(f"{record.body['versions']!r} are no versions")
     state.erased.add(str(record.body["uid"]))
+    for origin in versions:
+        state.dead.setdefault(origin.commit, set()).add(origin.ordinal)
 
 
 def _apply_condemn(state: SlotState, record: Record) -> None:
-    named = {shard.version_id for shard in [*state.live(), *state.superseded]}
-    for item in record.body["versions"]:
-        if str(item["version_id"]) not in named:
-            state.condemned.add((str(item["key"]), str(item["version_id"])))
+    # Without effect on what is live already: who condemned it lost the race with its commit, and must not delete it.
+    state.condemned |= {(str(item["key"]), str(item["version_id"])) for item in record.body["versions"]}
 
 
 _HANDLERS: dict[str, Callable[[SlotState, Record], None]] = {
@@ -281,170 +360,13 @@ _HANDLERS: dict[str, Callable[[SlotState, Record], None]] = {
 }
 
 
-def encode_sidecar(state: SlotState) -> bytes:
-    """The sidecar's bytes: canonical JSON of what a reader needs, and the SHA-256 of it."""
-    dead = {str(commit): _bitmap(ordinals) for commit, ordinals in sorted(state.dead.items())}
-    body = {
-        "format": SIDECAR_FORMAT,
-        "slot": str(state.slot),
-        "n_bits": state.slot.n_bits,
-        "applied": state.head.number,
-        "digest": state.head.digest,
-        "shards": [{"number": shard.number, **shard.to_json()} for shard in state.live()],
-        "dead": dead,
-        "holds": [],
-    }
-    return canonical({"body": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()})
-
-
-def decode_sidecar(slot: Slot, data: bytes) -> SlotState | None:
-    """What a sidecar states, or None where it is damaged, foreign or of another format: then the log decides."""
-    try:
-        outer = json.loads(data)
-        body = outer["body"]
-        good = (
-            outer["sha256"] == hashlib.sha256(canonical(body)).hexdigest()
-            and body["format"] == SIDECAR_FORMAT
-            and (body["slot"], body["n_bits"]) == (str(slot), slot.n_bits)
-        )
-        if not good:
-            return None
-        state = SlotState(slot, Head(int(body["applied"]), str(body["digest"])))
-        for item in body["shards"]:
-            shard = ShardRef.from_json(int(item["number"]), item)
-            state.shards.setdefault(shard.number, []).append(shard)
-        state.dead = {int(commit): _ordinals(bitmap) for commit, bitmap in body["dead"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return None
-    return state
-
-
 def _bitmap(ordinals: set[int]) -> str:
-    bits = 0
+    bits = bytearray(max(ordinals, default=0) // 8 + 1)
     for ordinal in ordinals:
-        bits |= 1 << ordinal
-    return base64.b64encode(bits.to_bytes(max(ordinals, default=0) // 8 + 1, "little")).decode()
+        bits[ordinal >> 3] |= 1 << (ordinal & 7)
+    return base64.b64encode(bits).decode()
 
 
 def _ordinals(bitmap: str) -> set[int]:
     data = base64.b64decode(bitmap, validate=True)
     return {at * 8 + bit for at, byte in enumerate(data) if byte for bit in range(8) if byte >> bit & 1}
-
-
-@dataclass(slots=True)
-class SlotLog:
-    """One slot's log and sidecar in the store."""
-
-    store: ObjectStore
-    keys: Keyspace
-    slot: Slot
-    options: LogOptions
-
-    @property
-    def chain(self) -> ChainedLog:
-        """The log as a chain of records."""
-        return ChainedLog(
-            self.store, self.keys.log_prefix(self.slot), lambda n: self.keys.log(self.slot, n), self.options
-        )
-
-    def load(self) -> SlotState:
-        """The state folded from the whole log, as packers need it.
-
-        Raises:
-            IntegrityError, IncompatibleError: nothing of the slot can be trusted (fail closed).
-        """
-        return self.survey()[0]
-
-    def survey(self) -> tuple[SlotState, list[Finding]]:
-        """As `load`, and what else lies under the log's keys."""
-        records, findings = self.chain.survey()
-        state = SlotState(self.slot)
-        for record in records:
-            state.apply(record)
-        return state, findings
-
-    def current(self) -> SlotState:
-        """The state as readers need it: the sidecar, brought up to date by probing the next record number.
-
-        Two requests where the sidecar is whole and current. Without a usable sidecar the log is read.
-        """
-        state = self.read_sidecar()
-        if state is None:
-            return self.load()
-        self.refresh(state)
-        return state
-
-    def refresh(self, state: SlotState) -> bool:
-        """Applies the records that came after `state`; whether there were any. One request in the usual case."""
-        fresh = self.chain.read_from(state.head)
-        for record in fresh:
-            state.apply(record)
-        return bool(fresh)
-
-    def read_sidecar(self) -> SlotState | None:
-        """The sidecar's state, None where there is no usable one. One request."""
-        blob = self._sidecar_blob()
-        return None if blob is None else decode_sidecar(self.slot, blob.data)
-
-    def write_sidecar(self, state: SlotState) -> None:
-        """Stores `state` as the sidecar by compare-and-swap, unless a newer one of this slot is there already.
-
-        Raises:
-            PreconditionError: others kept winning; the sidecar they wrote is at least as new as any reader needs.
-        """
-        data = encode_sidecar(state)
-        for attempt in range(SIDECAR_ATTEMPTS):
-            old = self._sidecar_blob()
-            there = None if old is None else decode_sidecar(self.slot, old.data)
-            if there is not None and there.head.number > state.head.number:
-                return
-            try:
-                self._swap_sidecar(old, data)
-            except PreconditionError:
-                if attempt == SIDECAR_ATTEMPTS - 1:
-                    raise
-            else:
-                return
-
-    def rebuild_sidecar(self, state: SlotState) -> bool:
-        """Puts the sidecar of `state` (from the whole log) in the place of whatever is there; whether it had to.
-
-        Raises:
-            PreconditionError: a packer is writing it at this moment.
-        """
-        return self._swap_sidecar(self._sidecar_blob(), encode_sidecar(state))
-
-    def _sidecar_blob(self) -> Blob | None:
-        try:
-            return self.store.get(self.keys.sidecar(self.slot))
-        except MissingObjectError:
-            return None
-
-    def _swap_sidecar(self, old: Blob | None, data: bytes) -> bool:
-        """Puts `data` in the place of exactly `old`, whose version is then removed; whether it had to."""
-        if old is not None and old.data == data:
-            return False
-        key = self.keys.sidecar(self.slot)
-        condition = ABSENT if old is None else Condition(old.etag)
-        self.store.put(key, data, condition=condition, content_type="application/json")
-        if old is not None:
-            # Derived and unlocked: kept versions would be one more object per commit.
-            self.store.delete(key, version_id=old.version_id)
-        return True
-
-    def before(self, state: SlotState, number: int) -> SlotState:
-        """The state as it was before record `number`; `state` must come from the whole log."""
-        past = SlotState(self.slot)
-        for record in state.records[: number - 1]:
-            past.apply(record)
-        return past
-
-    def append(self, state: SlotState, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> Record:
-        """Appends a record planned on `state` and applies it.
-
-        Raises:
-            LostAppendError: another record came first; `state` is unchanged: refresh it and plan again.
-        """
-        record = self.chain.append(state.head, body, lock=lock, now=now)
-        state.apply(record)
-        return record

@@ -9,20 +9,26 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from vera_core.model import Lock, LockMode
-from vera_core.store.chain import ChainedLog, Head
+from vera_core.store.chain import ChainedLog, Head, LostAppendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from vera_core.keyspace import Keyspace
     from vera_core.store.base import ObjectStore
     from vera_core.store.chain import LogOptions, Record
     from vera_core.store.clock import StoreClock
+
+
+APPEND_ATTEMPTS = 3
+"""An append of this very writer whose reply was lost may land late, and take the number of the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,18 @@ class AuditTrail:
             mode = self._policy.lock_mode
             lock = None if mode is LockMode.NONE else Lock(mode, now + timedelta(days=self._policy.lock_days))
             full = {**body, "writer": self.writer, "actor": self._policy.actor, "signature": ""}
-            if self._uncertain:
-                # The reply to an earlier append was lost; what it stored decides where this one goes.
-                for stored in self._log.read_from(self._head):
-                    self._head = Head(stored.number, stored.digest)
-            self._uncertain = True
-            record = self._log.append(self._head, full, lock=lock, now=now)
-            self._uncertain = False
-            self._head = Head(record.number, record.digest)
-            return record
+            for _ in range(APPEND_ATTEMPTS - 1):
+                with suppress(LostAppendError):
+                    return self._append_once(full, lock, now)
+            return self._append_once(full, lock, now)
+
+    def _append_once(self, body: Mapping[str, Any], lock: Lock | None, now: datetime) -> Record:
+        if self._uncertain:
+            # The reply to an earlier append was lost; what it stored, now or a moment ago, decides where this one goes.
+            for stored in self._log.read_from(self._head):
+                self._head = Head(stored.number, stored.digest)
+        self._uncertain = True
+        record = self._log.append(self._head, body, lock=lock, now=now)
+        self._uncertain = False
+        self._head = Head(record.number, record.digest)
+        return record

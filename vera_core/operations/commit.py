@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import IntegrityError, PreconditionError, UnsafeStoreError
 from vera_core.model import Lock, LockMode
-from vera_core.operations.repository import SHORT_LOCK
-from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
+from vera_core.operations.repository import LOCK_SLACK, SHORT_LOCK
+from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
+from vera_core.store.chain import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
-    from vera_core.slots import ShardRef, SlotLog, SlotState
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import ShardRef, SlotState
     from vera_core.store.base import VersionInfo
 
 ADOPT_CHUNK = 8 << 20
@@ -105,22 +106,23 @@ def whole_second(moment: datetime) -> datetime:
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
-def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> None:
-    """Extends a version's lock to at least `lock` and reads it back.
+def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> bool:
+    """Extends a version's lock to at least `lock` and reads it back; whether it had to.
 
     Raises:
         UnsafeStoreError: the store took the call and the lock is shorter or weaker than asked.
     """
+    if satisfies(repo.store.get_lock(key, version_id), lock):
+        return False
+    repo.store.set_lock(key, version_id, lock)
     actual = repo.store.get_lock(key, version_id)
-    if not satisfies(actual, lock):
-        repo.store.set_lock(key, version_id, lock)
-        actual = repo.store.get_lock(key, version_id)
     if not satisfies(actual, lock):
         raise UnsafeStoreError(
             f"the store took a lock until {lock.until} in {lock.mode} mode and now says {actual}",
             todo="Run `vera probe`: the store does not keep its promise.",
             bucket=repo.store.bucket, key=key, version_id=version_id,
         )  # fmt: skip
+    return True
 
 
 def satisfies(actual: Lock | None, wanted: Lock) -> bool:
@@ -132,41 +134,52 @@ def satisfies(actual: Lock | None, wanted: Lock) -> bool:
     return actual.mode is LockMode.COMPLIANCE or actual.mode is wanted.mode
 
 
-def seal(repo: Repository, log: SlotLog, state: SlotState, shards: Iterable[ShardRef]) -> None:
-    """Gives committed shards their class's lock, read back, and keeps the log's records locked as long as any shard.
+def seal(repo: Repository, log: SlotLog, state: SlotState, after: int) -> list[ShardRef]:
+    """Gives every live shard that records after number `after` brought the lock of its class, read back.
+
+    Whoever brought them: what an earlier writer committed and did not live to seal is rolled forward here. Config and
+    slot log records are kept locked as long as any shard. Returns the shards whose locks were too short until now.
 
     Raises:
         UnsafeStoreError: a lock did not hold.
-        MissingObjectError: a committed version is gone.
     """
     if not repo.config.locked:
-        return
-    for shard in shards:
-        raise_lock(repo, shard.key, shard.version_id, shard.lock)
+        return []
+    raised = [shard for shard in state.brought_after(after) if _seal_shard(repo, shard)]
     longest = state.longest_lock()
     if longest is not None:
-        log.chain.extend_locks(state.records, longest)
-        repo.config_log.extend_locks(longest)
+        state.records = log.chain.extend_locks(state.records, longest, slack=LOCK_SLACK)
+        repo.keep_config_locked(longest)
+    return raised
+
+
+def _seal_shard(repo: Repository, shard: ShardRef) -> bool:
+    """Whether the shard's lock was too short. One that is gone has nothing to lock: whoever reads it says so."""
+    try:
+        return shard.lock.until > repo.clock.now() and raise_lock(repo, shard.key, shard.version_id, shard.lock)
+    except MissingObjectError:
+        return False
 
 
 def roll_forward(repo: Repository, log: SlotLog) -> tuple[SlotState, list[ShardRef]]:
-    """Seals what an earlier writer committed and did not seal; returns the slot's state and the shards sealed now.
+    """Seals what earlier writers committed and did not seal; returns the slot's state and the shards sealed now.
 
-    A sidecar that has applied a record proves that the record was sealed before.
+    A sidecar that has applied a record says that the record was sealed; the doctor doesn't take its word and asks.
     """
     state = log.load()
-    sidecar = log.read_sidecar()
-    sealed = 0 if sidecar is None else sidecar.head.number
-    if sidecar is not None and sidecar.head.number <= state.head.number:
-        known = state.records[sealed - 1].digest if sealed else ""
-        sealed = sealed if sidecar.head.digest == known else 0
-    else:
-        sealed = 0
-    fresh = [shard for shard in state.live() if shard.number > sealed]
-    seal(repo, log, state, fresh)
+    sealed = sealed_number(log, state)
+    fresh = seal(repo, log, state, sealed)
     if state.head.number > sealed:
         log.write_sidecar(state)
     return state, fresh
+
+
+def sealed_number(log: SlotLog, state: SlotState) -> int:
+    """Up to which record the sidecar says everything is sealed; 0 where it is none of this log's."""
+    claim = log.read_sidecar()
+    head = Head() if claim is None else claim.state.head
+    known = 0 < head.number <= state.head.number and state.records[head.number - 1].digest == head.digest
+    return head.number if known else 0
 
 
 def check_committed(repo: Repository, slot: Slot, shard: ShardRef) -> None:

@@ -1,7 +1,8 @@
 """The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
 
-It rolls unsealed commits forward, rebuilds sidecars, and removes markers and unlocked versions over log keys. Garbage
-(shard versions that no record names) is listed with its bytes and cost; deleting it is `vera gc`'s business.
+It seals commits whose locks are too short, rebuilds sidecars, and removes markers and unlocked versions over log keys.
+Locks are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names) is listed with
+its bytes and cost; deleting it is `vera gc`'s business.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
 from vera_core.keyspace import KeyKind
-from vera_core.operations.commit import roll_forward
+from vera_core.operations.commit import satisfies, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.walk import all_slots
 from vera_core.routing import EpochState
-from vera_core.slots import encode_sidecar
+from vera_core.slotlog import decode_sidecar, encode_sidecar
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
-    from vera_core.slots import SlotLog, SlotState
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import ShardRef, SlotState
     from vera_core.store.base import VersionInfo
+    from vera_core.store.chain import Finding as LogFinding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +128,16 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
         if item.error:
             continue
         log = repo.slot_log(item.slot)
-        for key, version_id in item.removals:
-            repo.store.delete(key, version_id=version_id)
-            removed += 1
         try:
-            state, fresh = roll_forward(repo, log)
-            for shard in fresh:
-                repo.audit.recovered("seal", {"slot": str(item.slot), "key": shard.key, "version": shard.version_id})
-            sealed += len(fresh)
-            log.rebuild_sidecar(state)
-            sidecars += item.sidecar != "current"
+            state, foreign = log.survey()
+            for key, version_id in _removable(repo, foreign):
+                repo.store.delete(key, version_id=version_id)
+                removed += 1
+            for shard in seal(repo, log, state, after=0):
+                repo.audit.recovered("seal", {"slot": str(item.slot), "key": shard.key, "version_id": shard.version_id})
+                sealed += 1
+            if state.records:
+                sidecars += log.rebuild_sidecar(state)
         except VeraError as error:
             findings.append(Finding(what=error.what, key=error.where.get("key", str(item.slot)), todo=error.todo))
     repo.audit.outcome(intent, "done", {"sealed": sealed, "sidecars": sidecars, "removed": removed})
@@ -153,34 +156,50 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, error=error.what))
         return
     _examine_versions(repo, slot, state, survey)
-    applied, sidecar = _sidecar(repo, log, state)
-    unsealed = sum(shard.number > applied for shard in state.live())
-    # A later locked version over a log key can't be removed before its lock ends; it does no harm.
-    removals = tuple(
-        (item.key, item.version_id)
-        for item in foreign
-        if item.what.startswith("delete marker") or repo.store.get_lock(item.key, item.version_id) is None
-    )
+    sidecar = _sidecar(repo, log, state)
+    unsealed = sum(_is_unsealed(repo, shard) for shard in state.live())
+    removals = tuple(_removable(repo, foreign))
     if unsealed or sidecar != "current" or removals:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
 
 
-def _sidecar(repo: Repository, log: SlotLog, state: SlotState) -> tuple[int, str]:
-    """The record number that the sidecar proves sealed, and what is wrong with the sidecar."""
+def _is_unsealed(repo: Repository, shard: ShardRef) -> bool:
+    """Whether the store's lock is shorter or weaker than the one committed, which has not ended yet."""
+    if not repo.config.locked or shard.lock.until <= repo.clock.now():
+        return False
+    try:
+        return not satisfies(repo.store.get_lock(shard.key, shard.version_id), shard.lock)
+    except MissingObjectError:
+        return False
+
+
+def _removable(repo: Repository, foreign: list[LogFinding]) -> Iterator[tuple[str, str]]:
+    """The (key, VersionId) of what may go. A later locked version can't before its lock ends, and does no harm."""
+    for item in foreign:
+        try:
+            if item.is_marker or repo.store.get_lock(item.key, item.version_id) is None:
+                yield item.key, item.version_id
+        except MissingObjectError:
+            # Somebody was quicker.
+            continue
+
+
+def _sidecar(repo: Repository, log: SlotLog, state: SlotState) -> str:
+    """What is wrong with the sidecar: nothing (`current`), or why it is rebuilt."""
     if not state.head.number:
-        return 0, "current"
+        return "current"
     try:
         data = repo.store.get(repo.keys.sidecar(log.slot)).data
     except MissingObjectError:
-        return 0, "missing"
+        return "missing"
     if data == encode_sidecar(state):
-        return state.head.number, "current"
-    stated = log.read_sidecar()
-    if stated is None:
-        return 0, "damaged"
-    number = stated.head.number
-    known = state.records[number - 1].digest if 0 < number <= state.head.number else ""
-    return (number, "behind the log") if number and known == stated.head.digest else (0, "not of this log")
+        return "current"
+    claim = decode_sidecar(log.slot, data)
+    if claim is None:
+        return "damaged"
+    head = claim.state.head
+    known = head.number <= state.head.number and state.records[head.number - 1].digest == head.digest
+    return "behind the log" if known and head.number < state.head.number else "not of this log"
 
 
 def _examine_versions(repo: Repository, slot: Slot, state: SlotState, survey: _Survey) -> None:

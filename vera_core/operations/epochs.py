@@ -10,6 +10,7 @@ from vera_core.errors import RestrictedError, UsageError
 from vera_core.keyspace import KeyKind
 from vera_core.model import day_text
 from vera_core.operations.report import Report, figure
+from vera_core.operations.walk import days, tenants
 from vera_core.routing import EpochState, check_bits
 from vera_core.store.chain import LostAppendError
 
@@ -82,13 +83,11 @@ def plan_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
 
 def first_commit(repo: Repository, from_day: date) -> str | None:
     """The key of some slot log record of a day from `from_day` on, of any tenant; None if there is none."""
-    for tenant in repo.store.list_prefixes(repo.keys.tenants_prefix):
-        for prefix in repo.store.list_prefixes(tenant):
-            text = prefix[len(tenant) :].strip("/")
-            if text.isdigit() and len(text) == len("20260301") and text >= day_text(from_day):
-                for info in repo.store.list_versions(prefix):
-                    if repo.keys.parse(info.key).kind is KeyKind.LOG and not info.is_delete_marker:
-                        return info.key
+    for tenant in tenants(repo):
+        for day in days(repo, tenant, first=from_day):
+            for info in repo.store.list_versions(repo.keys.day_prefix(tenant, day)):
+                if repo.keys.parse(info.key).kind is KeyKind.LOG and not info.is_delete_marker:
+                    return info.key
     return None
 
 

@@ -18,7 +18,7 @@ from vera_core.audit.trail import AuditPolicy, AuditTrail
 from vera_core.config import PROTOCOL_VERSION, ConfigLog, RepositoryConfig
 from vera_core.errors import IncompatibleError, UnavailableError
 from vera_core.keyspace import Keyspace
-from vera_core.slots import SlotLog
+from vera_core.slotlog import SlotLog
 from vera_core.store.clock import StoreClock
 from vera_core.store.s3 import S3Store, parse_uri
 
@@ -127,6 +127,11 @@ class Repository:
     def config_log(self) -> ConfigLog:
         """The config log itself, for the few operations that append to it."""
         return self._config_log
+
+    def keep_config_locked(self, until: datetime) -> None:
+        """Keeps the config records locked at least until `until`."""
+        with self._guard:
+            self._config_log.extend_locks(until, slack=LOCK_SLACK)
 
     @property
     def audit(self) -> AuditTrail:

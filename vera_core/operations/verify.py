@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from vera_core.model import Slot
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.repository import Repository
-    from vera_core.slots import Part, ShardRef, SlotLog, SlotState
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import Part, ShardRef, SlotState
     from vera_core.source.base import Source, Window
 
 INTEGRITY = "integrity"

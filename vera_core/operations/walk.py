@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vera_core.model import Slot, parse_day
+from vera_core.errors import BadTimeError, UsageError
+from vera_core.model import Slot, check_name, day_text, parse_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,14 +14,15 @@ if TYPE_CHECKING:
 
     from vera_core.operations.repository import Repository
 
-DAY_DIGITS = 8
-
 
 def tenants(repo: Repository) -> Iterator[str]:
     """Names of the tenants that have any object."""
     root = repo.keys.tenants_prefix
     for prefix in repo.store.list_prefixes(root):
-        yield prefix[len(root) :].rstrip("/")
+        name = prefix[len(root) :].rstrip("/")
+        with suppress(UsageError):
+            # What somebody else put there under a name that no tenant has is none of ours.
+            yield check_name(name, "tenant")
 
 
 def days(repo: Repository, tenant: str, *, first: date | None = None, last: date | None = None) -> Iterator[date]:
@@ -27,10 +30,12 @@ def days(repo: Repository, tenant: str, *, first: date | None = None, last: date
     root = repo.keys.tenant_prefix(tenant)
     for prefix in repo.store.list_prefixes(root):
         text = prefix[len(root) :].rstrip("/")
-        if text.isdigit() and len(text) == DAY_DIGITS:
+        try:
             day = parse_day(text)
-            if (first is None or first <= day) and (last is None or day <= last):
-                yield day
+        except BadTimeError:
+            continue
+        if day_text(day) == text and (first is None or first <= day) and (last is None or day <= last):
+            yield day
 
 
 def slots(repo: Repository, tenant: str, day: date) -> Iterator[Slot]:

@@ -12,23 +12,24 @@ import hashlib
 import json
 import secrets
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError
+from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError, VeraError
 from vera_core.keyspace import parse_number
 from vera_core.model import Lock, LockMode, format_time
-from vera_core.store.base import ABSENT, MissingObjectError
+from vera_core.store.base import ABSENT, Blob, MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import datetime
 
     from vera_core.store.base import ObjectStore, VersionInfo
 
 MAX_RECORD_BYTES = 8 << 20
 """Larger records are refused: a reader must be able to load one without thinking."""
 PUT_ATTEMPTS = 5
+UNLOCKED = Lock(LockMode.NONE, datetime.max.replace(tzinfo=UTC))
+"""What stands for a record's lock where the repository does without."""
 
 
 class LostAppendError(ConflictError):
@@ -71,6 +72,7 @@ class Finding:
     key: str
     version_id: str
     what: str
+    is_marker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,9 @@ class ChainedLog:
             head = Head(record.number, record.digest)
         for key, versions in by_key.items():
             for info in versions:
-                if self._is_ours(key) and not info.is_delete_marker and self._lock_of(info) is not None:
+                if self._is_ours(key) and not info.is_delete_marker and self._lock_of(key, info.version_id) is not None:
                     return records, findings, key
-                findings.append(Finding(key, info.version_id, "foreign to the log"))
+                findings.append(Finding(key, info.version_id, "foreign to the log", is_marker=info.is_delete_marker))
         return records, findings, ""
 
     def _is_ours(self, key: str) -> bool:
@@ -155,6 +157,24 @@ class ChainedLog:
                     return None
         record = self._choose(head.number + 1, self._versions(key), [])
         return None if record is None else self._linked(head, record)
+
+    def fetch(self, head: Head, version_id: str) -> Record | None:
+        """The record that `head` names, from that version; None unless the version is locked and has its digest.
+
+        One request. It is not asked whether an earlier locked version makes this one a mere finding: only an append
+        that lost leaves such a version behind, and nobody without the right to lock.
+        """
+        try:
+            key = self.key_of(head.number)
+            blob = self.store.get(key, version_id=version_id)
+        except UnavailableError:
+            raise
+        except VeraError:
+            return None
+        lock = blob.lock if self.options.locked and blob.lock is not None else self._lock_of(key, version_id)
+        if lock is None or hashlib.sha256(blob.data).hexdigest() != head.digest:
+            return None
+        return self._parsed(head.number, blob, lock)
 
     def read_from(self, head: Head) -> list[Record]:
         """The records after `head`, by probing one number after the other."""
@@ -242,11 +262,11 @@ class ChainedLog:
     def _versions(self, key: str) -> list[VersionInfo]:
         return [info for info in self.store.list_versions(key) if info.key == key]
 
-    def _lock_of(self, info: VersionInfo) -> Lock | None:
+    def _lock_of(self, key: str, version_id: str) -> Lock | None:
         if not self.options.locked:
-            return Lock(LockMode.NONE, info.last_modified)
+            return UNLOCKED
         try:
-            return self.store.get_lock(info.key, info.version_id)
+            return self.store.get_lock(key, version_id)
         except MissingObjectError:
             # Cleared since it was listed.
             return None
@@ -256,7 +276,7 @@ class ChainedLog:
         chosen: Record | None = None
         for info in reversed(versions):
             if info.is_delete_marker:
-                findings.append(Finding(info.key, info.version_id, "delete marker over a log record"))
+                findings.append(Finding(info.key, info.version_id, "delete marker over a log record", is_marker=True))
                 continue
             if chosen is not None:
                 findings.append(Finding(info.key, info.version_id, "later version over a log record"))
@@ -273,21 +293,23 @@ class ChainedLog:
         except MissingObjectError:
             return None
         stated = blob.lock if blob is not None and self.options.locked else None
-        lock = stated or self._lock_of(info)
+        lock = stated or self._lock_of(info.key, info.version_id)
         if lock is None:
             return None
-        data = b"" if blob is None else blob.data
+        return self._parsed(number, blob or Blob(info.key, b"", info.version_id, info.etag), lock)
+
+    def _parsed(self, number: int, blob: Blob, lock: Lock) -> Record:
         try:
-            body = json.loads(data)
+            body = json.loads(blob.data)
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or body.get("n") != number or not isinstance(body.get("type"), str):
             raise IntegrityError(
                 f"log record {number} is locked but unreadable",
                 todo="Nothing is read past it. Restore it from a replica of the bucket.",
-                bucket=self.store.bucket, key=info.key, version_id=info.version_id,
+                bucket=self.store.bucket, key=blob.key, version_id=blob.version_id,
             )  # fmt: skip
-        return Record(number, body, hashlib.sha256(data).hexdigest(), info.version_id, lock)
+        return Record(number, body, hashlib.sha256(blob.data).hexdigest(), blob.version_id, lock)
 
     def _linked(self, head: Head, record: Record) -> Record:
         if record.body.get("prev") != head.digest:
