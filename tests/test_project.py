@@ -112,7 +112,7 @@ def test_a_missing_or_old_python_is_named(tmp_path: Path) -> None:
 
 def test_the_installer_of_system_packages_names_the_command(tmp_path: Path) -> None:
     """A machine without make where nobody is root: simulated by a PATH and an `id` of its own."""
-    for name in ("bash", "python3", "apt-get", "useradd"):
+    for name in ("bash", "python3", "apt-get"):
         (tmp_path / name).symlink_to("/bin/true" if name != "bash" else "/bin/bash")
     fake = tmp_path / "id"
     fake.write_text("#!/bin/bash\necho 1000\n")
