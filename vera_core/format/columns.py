@@ -194,8 +194,12 @@ class Body:
 
     def all_attributes(self) -> list[bytes]:
         """The attributes of every row."""
-        table = _cut(self._block, self._attribute_start, self._attribute_ends)
+        table = self.attribute_table()
         return [table[code] for code in self.columns[9].values().tolist()]
+
+    def attribute_table(self) -> list[bytes]:
+        """The different attributes, which the column `attributes` numbers."""
+        return _cut(self._block, self._attribute_start, self._attribute_ends)
 
 
 def encode_attributes(media_type: str, metadata: Metadata) -> bytes:

@@ -233,6 +233,7 @@ def parse_directory(raw: bytes, footer: Footer) -> Directory:
         or not small
         or int(sizes.sum()) != footer.pages_size
         or int(counts.sum()) != footer.entries
+        or bool((sizes < PROOF * counts).any())
         or int(joined.max(initial=0)) > 1
         or int(crcs.max(initial=0)) >> 32
         or bool((first_keys[1:] < first_keys[:-1]).any())

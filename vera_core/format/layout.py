@@ -39,8 +39,8 @@ MAX_SIZE = 1 << 62
 """Above any length or place in a shard; sums of two stay below 2**63."""
 MAX_METADATA = 4096
 MAX_MEDIA_TYPE = 127
-MAX_NAMES_BYTES = 1 << 32
-"""Uids, media types and metadata of one shard in bytes."""
+MAX_NAMES_BYTES = 1 << 30
+"""Uids and different attributes (media type with metadata) of one shard in bytes."""
 MIN_TIME = -62_135_596_800_000_000
 MAX_TIME = 253_402_300_799_999_999
 """Microseconds since 1970 of the first moment of year 1 and the last of year 9999."""
@@ -143,8 +143,8 @@ class Footer:
     """The last 192 bytes of a shard: everything a reader must know before it reads on.
 
     Times are microseconds since 1970 UTC of the earliest and latest entry; keys those of the first and last in the
-    index; all four 0 in an empty shard. `pages_size` bytes of index pages begin at `data_end`; `names_size` is the sum
-    of uid and attribute bytes. `header_crc` is the checksum that the header ends with.
+    index; all four 0 in an empty shard. `pages_size` bytes of index pages begin at `data_end`.
+    `header_crc` is the checksum that the header ends with.
     """
 
     shard_size: int

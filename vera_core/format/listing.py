@@ -1,10 +1,11 @@
 """The whole index in memory, in ordinal order, as columns: what a pass over all entries works on.
 
-About 110 bytes an entry and its uid while it lives. Lookups of single uids use pages (index.py) instead.
+About 85 bytes an entry and its uid while it lives. Lookups of single uids use pages (index.py) instead.
 """
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from vera_core.errors import FormatError
 from vera_core.format.columns import TIME_BIAS, parse_attributes
 from vera_core.format.index import CODECS, COLUMNS, key_of
-from vera_core.format.layout import RESTORE
+from vera_core.format.layout import MAX_NAMES_BYTES, RESTORE
 from vera_core.model import Entry, Origin
 
 if TYPE_CHECKING:
@@ -22,24 +23,29 @@ if TYPE_CHECKING:
 
     from vera_core.format.index import Page
 
-_ROW = np.dtype(
-    [
-        ("created_at", "<u8"),
-        ("size", "<u8"),
-        ("stored_size", "<u8"),
-        ("offset", "<u8"),
-        ("uid_start", "<u8"),
-        ("crc32", "<u4"),
-        ("origin_commit", "<u4"),
-        ("origin_ordinal", "<u4"),
-        ("attributes", "<u4"),
-        ("uid_length", "<u2"),
-        ("parameter", "<u2"),
-        ("flags", "<u2"),
-        ("codec", "u1"),
-        ("digest", "u1", (32,)),
-    ]
-)
+
+def _row(size: str) -> np.dtype[np.void]:
+    """A row whose sizes are of type `size`."""
+    return np.dtype(
+        [
+            ("created_at", "<u8"),
+            ("offset", "<u8"),
+            ("size", size),
+            ("stored_size", size),
+            ("uid_start", "<u4"),
+            ("crc32", "<u4"),
+            ("origin_commit", "<u4"),
+            ("origin_ordinal", "<u4"),
+            ("attributes", "<u4"),
+            ("uid_length", "<u2"),
+            ("parameter", "<u2"),
+            ("codec", "u1"),
+            ("flags", "u1"),
+            ("digest", "u1", (32,)),
+        ]
+    )
+
+
 _BATCH = 512
 _OWN = tuple(name for name in COLUMNS if name not in ("attributes", "ordinal"))
 
@@ -51,14 +57,13 @@ class Listing:
         FormatError: the ordinals are not 0 to `entries` - 1, each once.
     """
 
-    def __init__(self, pages: Iterable[Page], entries: int) -> None:
-        self.rows: NDArray[np.void] = np.zeros(entries, _ROW)
+    def __init__(self, pages: Iterable[Page], entries: int, *, streamed: bool) -> None:
+        self.rows: NDArray[np.void] = np.zeros(entries, _row("<u8" if streamed else "<u4"))
         self._attributes: list[bytes] = []
-        self._uids = b""
+        self._attribute_bytes = 0
         codes: dict[bytes, int] = {}
-        uids: list[bytes] = []
+        uids = io.BytesIO()
         seen = np.zeros(entries, np.bool_)
-        start = 0
         for page in pages:
             columns = dict(zip(COLUMNS, (column.values() for column in page.body.columns), strict=True))
             ordinals = columns["ordinal"].astype(np.int64)
@@ -66,18 +71,25 @@ class Listing:
             for name in _OWN:
                 self.rows[name][ordinals] = columns[name]
             lengths = columns["uid_length"]
-            self.rows["uid_start"][ordinals] = np.uint64(start) + np.cumsum(lengths) - lengths
+            self.rows["uid_start"][ordinals] = np.uint64(uids.tell()) + np.cumsum(lengths) - lengths
             self.rows["digest"][ordinals] = page.digests()
             self.rows["crc32"][ordinals] = page.crcs()
-            self.rows["attributes"][ordinals] = [
-                codes.setdefault(data, len(codes)) for data in page.body.all_attributes()
-            ]
-            uids.append(page.body.all_uids())
-            start += len(uids[-1])
+            table = np.array([self._number(codes, text) for text in page.body.attribute_table()], np.uint32)
+            self.rows["attributes"][ordinals] = table[columns["attributes"].astype(np.int64)]
+            uids.write(page.body.all_uids())
+            if uids.tell() + self._attribute_bytes > MAX_NAMES_BYTES:
+                raise FormatError("uids and attributes of the shard take more than 1 GiB", todo=RESTORE)
         if not bool(seen.all()):
             raise FormatError("the index names an ordinal twice and another never", todo=RESTORE)
-        self._uids = b"".join(uids)
-        self._attributes = list(codes)
+        self._uids = uids.getvalue()
+
+    def _number(self, codes: dict[bytes, int], text: bytes) -> int:
+        """The number of an attribute string in this listing, which a new one gets here."""
+        code = codes.setdefault(text, len(codes))
+        if code == len(self._attributes):
+            self._attributes.append(text)
+            self._attribute_bytes += len(text)
+        return code
 
     def __len__(self) -> int:
         return len(self.rows)

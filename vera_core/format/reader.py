@@ -228,7 +228,7 @@ class ShardReader:
             self._parse(number, window.take(places[number], places[number + 1] - places[number]))
             for number in range(len(self.directory))
         )
-        return Listing(pages, self.footer.entries)
+        return Listing(pages, self.footer.entries, streamed=self.streamed)
 
     def section(self, tag: bytes) -> bytes:
         """The one section of a tag, uncompressed.
