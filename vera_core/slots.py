@@ -106,7 +106,8 @@ def small_filter(keys: list[int]) -> bytes:
     """The `keys` field of a shard with these u64 keys: empty above `FILTER_ENTRIES`."""
     if len(keys) > FILTER_ENTRIES:
         return b""
-    return struct.pack(f"<{len(keys)}I", *sorted({key & 0xFFFFFFFF for key in keys})) if keys else b""
+    low = sorted({key & 0xFFFFFFFF for key in keys})
+    return struct.pack(f"<{len(low)}I", *low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def test_our_own_append_that_lands_late_does_not_stop_the_next(memory_store: Mem
     audit = trail(store)
 
     class Held(FaultyStore):
-        def put(self, key: str, data: bytes, **options: object):  # type: ignore[no-untyped-def, override]
+        def put(self, key: str, data: bytes, **options: object):  # type: ignore[no-untyped-def]
             if not late:
                 late.append(data)
                 raise UnavailableError("timed out")
