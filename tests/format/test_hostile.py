@@ -21,7 +21,7 @@ from tests.fixtures.format import make
 from tests.format.support import REFUSALS, File, Parts, exercise, opened, pack, repack_page, unpack_page
 from vera_core.codec import crc32, pack_block, unpack_block
 from vera_core.errors import FormatError, IncompatibleError
-from vera_core.format import layout
+from vera_core.format import layout, listing
 from vera_core.format.groups import HEAD_SIZE, parse_group_head
 
 if TYPE_CHECKING:
@@ -263,3 +263,20 @@ def test_memory_stays_bounded() -> None:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 64 << 20
+
+
+def test_a_page_of_enormous_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that compress to nothing can't make a listing hold more than the limit."""
+    files = [File(f"{number:03d}" + "x" * 500, b"", metadata=(("k", f"{number}" * 900),)) for number in range(300)]
+    data, _ = pack(files)
+    assert len(list(opened(data).entries())) == 300
+    monkeypatch.setattr(listing, "MAX_NAMES_BYTES", 400_000)
+    with pytest.raises(FormatError, match="uids and attributes"):
+        list(opened(data).entries())
+
+
+def test_pages_too_small_for_their_entries_are_refused() -> None:
+    parts = Parts.of(GOLDEN["shared"])
+    parts.directory[2][0] = 5_000
+    with pytest.raises(FormatError, match="directory contradicts"):
+        opened(parts.seal(lambda footer: replace(footer, entries=5_000)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vera_core.format.layout import SUFFIX, Footer, Header
 from vera_core.format.reader import ShardReader
+from vera_core.format.recover import Loss, Rebuilt, Salvage, rebuild
 from vera_core.format.source import BytesSource, FileSource, RangeSource
 from vera_core.format.verify import Verified
 from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
@@ -14,10 +15,14 @@ __all__ = [
     "FileSource",
     "Footer",
     "Header",
+    "Loss",
     "RangeSource",
+    "Rebuilt",
+    "Salvage",
     "ShardOptions",
     "ShardReader",
     "ShardSummary",
     "ShardWriter",
     "Verified",
+    "rebuild",
 ]
