@@ -145,7 +145,8 @@ def _fill(
         big = isinstance(head.outcome, BigContent)
         full = writer.size >= limits.shard_bytes or part.end - part.first >= limits.part_rows
         # A uid is not split, so that its rows are compared with each other; a big file always has a shard of its own.
-        if part.archived and (big or (full and row.uid != last_uid)):
+        # Parts without any archived row end too: the ranges of their rejects must fit a log record.
+        if (part.archived and big) or (full and row.uid != last_uid):
             return
         feed.take()
         part.end = head.number + 1

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from vera_core.errors import IntegrityError, PreconditionError
+from vera_core.errors import ConflictError, IntegrityError, PreconditionError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Lock
 from vera_core.operations.commit import whole_second
 from vera_core.operations.repository import LOCK_SLACK
 from vera_core.source.manifest import Manifest, freeze, new_rows
-from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
+from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
+from vera_core.store.chain import PUT_ATTEMPTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,20 +94,35 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
         lock = Lock(config.lock_mode, until) if config.locked else None
-        sha256 = manifest.file_sha256()
-        # Above the limit a conditional multipart is not atomic everywhere; the earliest version counts either way.
-        condition = ABSENT if path.stat().st_size <= SINGLE_PUT_LIMIT else None
-        with suppress(PreconditionError):
-            repo.store.put_file(key, path, sha256=sha256, condition=condition, lock=lock)
+        chosen = _store(repo, key, path, sha256=manifest.file_sha256(), lock=lock)
     finally:
         path.unlink(missing_ok=True)
-    infos = [info for info in repo.store.list_versions(key) if info.key == key]
-    chosen = _earliest(repo, infos)
-    if chosen is None:
+    return _load(repo, window, chosen, scratch)
+
+
+def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock | None) -> VersionInfo:
+    """Puts a manifest under its key and returns the version that counts, which may be somebody else's.
+
+    Raises:
+        ConflictError: unlocked objects keep appearing under the key.
+    """
+    # Above the limit a conditional multipart is not atomic everywhere; the earliest version counts either way.
+    condition = ABSENT if path.stat().st_size <= SINGLE_PUT_LIMIT else None
+    for _ in range(PUT_ATTEMPTS):
+        with suppress(PreconditionError):
+            repo.store.put_file(key, path, sha256=sha256, condition=condition, lock=lock)
+        infos = [info for info in repo.store.list_versions(key) if info.key == key]
+        chosen = _earliest(repo, infos)
+        if chosen is not None:
+            return chosen
+        # Only unlocked versions or markers are there: somebody's plain PUT or DELETE, no manifest. Clear and retry.
         for info in infos:
             repo.store.delete(key, version_id=info.version_id)
-        return freeze_window(repo, source, window, scratch)
-    return _load(repo, window, chosen, scratch)
+    raise ConflictError(
+        "unlocked objects keep appearing under a manifest's key",
+        todo="Find who else writes to this bucket (access logs, bucket policy) and stop it.",
+        bucket=repo.store.bucket, key=key,
+    )  # fmt: skip
 
 
 def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:
@@ -120,8 +136,10 @@ def _earliest(repo: Repository, infos: list[VersionInfo]) -> VersionInfo | None:
     for info in reversed(infos):
         if info.is_delete_marker:
             continue
-        if not repo.config.locked or repo.store.get_lock(info.key, info.version_id) is not None:
-            return info
+        # What vanishes while it is looked at was unlocked, and cleared by another packer.
+        with suppress(MissingObjectError):
+            if not repo.config.locked or repo.store.get_lock(info.key, info.version_id) is not None:
+                return info
     return None
 
 
@@ -136,6 +154,12 @@ def _load(repo: Repository, window: Window, info: VersionInfo, scratch: Path) ->
             todo="Restore it from a replica of the bucket; the window is not packed until then.",
             bucket=repo.store.bucket, key=info.key, version_id=info.version_id,
         ) from error  # fmt: skip
+    if manifest.window != window:
+        raise IntegrityError(
+            f"a locked manifest is that of another window: {manifest.window}",
+            todo="Find out who stored it there, and restore the window's own from a replica of the bucket.",
+            bucket=repo.store.bucket, key=info.key, version_id=info.version_id,
+        )  # fmt: skip
     return FrozenManifest(
         window, info.key, info.version_id, manifest, stale=not routed_by_active_epochs(repo, manifest)
     )

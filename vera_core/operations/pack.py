@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vera_core.source.base import Source, Window
 
 AUDIT_ENTRIES = 2
+SHARDS_AUDITED = 1000
+"""So many shards an outcome names; the slot logs name all of them, and a log record has its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,8 @@ def pack_window(repo: Repository, source: Source, window: Window, *, progress: P
             "archived": report.archived,
             "equal": report.equal,
             "rejected": report.rejected,
-            "shards": [[line.key, line.version_id] for line in report.shards],
+            "shard_count": len(report.shards),
+            "shards": [[line.key, line.version_id] for line in report.shards[:SHARDS_AUDITED]],
         },
     )
     return report

@@ -192,8 +192,8 @@ def _sweep(spool: Path) -> None:
     for directory in spool.glob(f"{SCRATCH_PREFIX}*"):
         try:
             handle = os.open(directory / ".alive", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            # Being made or removed right now.
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            # Being made or removed right now, or not ours.
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
