@@ -201,7 +201,7 @@ class EmbeddedS3:
                 stdout=log,
                 stderr=log,
                 cwd=self._data_dir,
-                env={**os.environ, **_server_environment(self._data_dir)},
+                env=_server_environment(self._data_dir),
                 start_new_session=True,  # an interrupt typed at the terminal is for the parent; it stops us in order
             )
 
@@ -259,8 +259,13 @@ def _arguments(ports: Ports) -> list[str]:
 
 
 def _server_environment(data_dir: Path) -> dict[str, str]:
-    """HOME keeps a person's own SeaweedFS settings out; fewer volumes a bucket make the first write to it quick."""
-    return {"HOME": str(data_dir), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
+    """The server's environment: ours without what would change it.
+
+    It would take AWS_* for another administrator's keys, WEED_* and the files under HOME for settings. Fewer volumes a
+    bucket than it makes by default quicken the first write to each.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WEED_"))}
+    return {**kept, "HOME": str(data_dir), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
 
 
 def _is_free(port: int) -> bool:

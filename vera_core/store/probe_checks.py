@@ -216,12 +216,12 @@ class _Held:
         return f"refused ({refused[0][2]})" if refused else "the store reported success"
 
     def shorten(self, key: str, version_id: str) -> str:
-        sooner = Lock(LockMode.COMPLIANCE, self._lock.until - timedelta(seconds=2))
+        sooner = Lock(LockMode.COMPLIANCE, self._lock.until - timedelta(seconds=1))
         self._store.set_lock(key, version_id, sooner, bypass_governance=True)
         return "the store reported success"
 
     def downgrade(self, key: str, version_id: str) -> str:
-        weaker = Lock(LockMode.GOVERNANCE, self._lock.until + timedelta(seconds=2))
+        weaker = Lock(LockMode.GOVERNANCE, self._lock.until + timedelta(seconds=1))
         self._store.set_lock(key, version_id, weaker, bypass_governance=True)
         return "the store reported success"
 
@@ -249,7 +249,7 @@ class _Held:
 
     def extend(self) -> Seen:
         key, version_id = self._version()
-        longer = Lock(LockMode.COMPLIANCE, self._lock.until + timedelta(seconds=2))
+        longer = Lock(LockMode.COMPLIANCE, self._lock.until + timedelta(seconds=1))
         self._store.set_lock(key, version_id, longer)
         read = self._store.get_lock(key, version_id)
         if read != longer:

@@ -105,13 +105,13 @@ class Bench:
 
     def clean(self) -> tuple[str, ...]:
         """Removes every version of the probe's objects, waiting for locks to end; returns the keys that stay."""
-        deadline = time.monotonic() + 2 * self.lock_seconds + 3
+        deadline = time.monotonic() + 2 * self.lock_seconds + 2
         while True:
             versions = [(info.key, info.version_id) for info in self.store.list_versions(self.base)]
             refused = self.store.delete_batch(versions, bypass_governance=True)
             if not refused or time.monotonic() > deadline:
                 return tuple(sorted({key for key, _, _ in refused}))
-            time.sleep(1)
+            time.sleep(0.25)
 
 
 def attempt(name: str, topic: Topic, meaning: str, check: Callable[[], tuple[Verdict, str]]) -> Promise:
