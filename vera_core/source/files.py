@@ -1,0 +1,116 @@
+"""Contents in local files, inside the directories that the settings allow.
+
+Fast where nothing is wrong (open, fstat, read of the known size), careful where something is. Which rows name which
+files is the sources' business.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from vera_core.source.base import BigContent, Unreadable
+from vera_core.source.rows import RejectReason, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vera_core.source.base import Fetched
+
+# A FIFO must not block the open; a link is looked at before it is followed.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+
+
+class ForbiddenPathError(OSError):
+    """The path leads out of the allowed directories."""
+
+
+class LocalFiles:
+    """Reads files that lie in one of `roots`; contents above `inline_limit` bytes are streamed."""
+
+    def __init__(self, roots: Sequence[Path], inline_limit: int) -> None:
+        self._roots = tuple(_with_slash(os.path.normpath(root)) for root in roots)
+        self._real_roots = tuple(_with_slash(os.path.realpath(root)) for root in roots)
+        self._limit = inline_limit
+        self._allowed_directory = lru_cache(maxsize=1 << 16)(self._allows)
+
+    def locate(self, value: object) -> str | Unreadable:
+        """The absolute path that a row names; a relative one starts at the root, if there is only one."""
+        if not isinstance(value, str) or not value or "\0" in value:
+            return Unreadable(RejectReason.MISSING_CONTENT, f"{shown(value)} is no path")
+        if not value.isascii() and shown(value) != value:
+            return Unreadable(RejectReason.FORBIDDEN_PLACE, f"the path is not printable UTF-8: {shown(value)}")
+        path = value
+        if not path.startswith("/"):
+            if len(self._roots) != 1:
+                return Unreadable(
+                    RejectReason.FORBIDDEN_PLACE, f"{shown(value)} is relative, and there are several roots"
+                )
+            path = self._roots[0] + path
+        if "/." in path or "//" in path:
+            path = os.path.normpath(path)
+        if not path.startswith(self._roots):
+            return Unreadable(RejectReason.FORBIDDEN_PLACE, f"{shown(value)} is outside the allowed roots")
+        return path
+
+    def fetch(self, path: str, size: int | None) -> Fetched:
+        """The content of the file at `path`, which must have `size` bytes if that is not None."""
+        try:
+            handle = self._open(path)
+        except OSError as error:
+            return _unreadable(path, error)
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                return Unreadable(RejectReason.NOT_A_FILE, f"{path} is no regular file")
+            actual = facts.st_size
+            if size is not None and actual != size:
+                return Unreadable(RejectReason.WRONG_SIZE, f"{path} has {actual} bytes, declared are {size}")
+            if actual > self._limit:
+                return BigContent(actual, lambda: self._stream(path))
+            # One byte more than it should have, to see a file that grows meanwhile.
+            data = os.read(handle, actual + 1)
+            while 0 < len(data) < actual and (more := os.read(handle, actual + 1 - len(data))):
+                data += more
+        except OSError as error:
+            return _unreadable(path, error)
+        finally:
+            os.close(handle)
+        if len(data) != actual:
+            return Unreadable(RejectReason.WRONG_SIZE, f"{path} changed while it was read")
+        return data
+
+    def _open(self, path: str) -> int:
+        if not self._allowed_directory(path[: path.rindex("/")] or "/"):
+            raise ForbiddenPathError(f"{path} leads out of the allowed roots")
+        try:
+            return os.open(path, _FLAGS)
+        except OSError:
+            if not Path(path).is_symlink():
+                raise
+        real = os.path.realpath(path)
+        if not real.startswith(self._real_roots):
+            raise ForbiddenPathError(f"{path} leads out of the allowed roots")
+        return os.open(real, _FLAGS)
+
+    def _allows(self, directory: str) -> bool:
+        """Whether a directory really is in a root, wherever links on the way to it lead."""
+        return _with_slash(os.path.realpath(directory)).startswith(self._real_roots)
+
+    def _stream(self, path: str) -> BinaryIO:
+        return os.fdopen(self._open(path), "rb")
+
+
+def _with_slash(path: str) -> str:
+    return path if path.endswith("/") else path + "/"
+
+
+def _unreadable(path: str, error: OSError) -> Unreadable:
+    if isinstance(error, ForbiddenPathError):
+        return Unreadable(RejectReason.FORBIDDEN_PLACE, str(error))
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Unreadable(RejectReason.MISSING_FILE, f"there is no file {path}")
+    return Unreadable(RejectReason.UNREADABLE, f"{path}: {error.strerror}")

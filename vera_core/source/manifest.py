@@ -1,0 +1,378 @@
+"""Manifests: the frozen rows of a window's revision in one Parquet file, sorted, digested and cut into segments.
+
+The digest is the SHA-256 of the header, a canonical JSON text that names every block of rows by its own SHA-256, so
+that it does not depend on how Parquet writes them (docs/sources.md, "The digest of a manifest"). Where manifests lie in
+the bucket, and which of several counts, is the business of the operations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from dataclasses import dataclass
+from datetime import date
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError, VeraError
+from vera_core.model import Slot, day_text
+from vera_core.source.base import Window
+from vera_core.source.rows import Row
+from vera_core.source.sorting import ExternalSort
+from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, parse_metadata, to_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from vera_core.routing import Routing
+    from vera_core.source.rows import RawRow
+
+FORMAT_VERSION = 1
+BLOCK_ROWS = 1 << 14
+"""Rows of a block: a Parquet row group, digested whole."""
+BATCH_ROWS = 1 << 13
+HEADER_KEY = b"vera.manifest"
+DIGEST_KEY = b"vera.digest"
+RESTORE = "Restore it from another copy; the window is not packed until then."
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows [first, end) of a manifest: all that go to one slot in one retention class."""
+
+    slot: Slot
+    retention_class: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A frozen revision of a window. `row_count` counts rejected rows too; they stand last, after all segments.
+
+    `digest` is the hex SHA-256 that commits name; `blocks` the hex SHA-256 of each block of 16,384 rows.
+    """
+
+    path: Path
+    window: Window
+    digest: str
+    row_count: int
+    reject_count: int
+    segments: tuple[Segment, ...]
+    blocks: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Manifest:
+        """Opens a manifest and verifies its header; the rows are verified block by block as they are read.
+
+        Raises:
+            IntegrityError: the file is no whole manifest.
+            IncompatibleError: a newer VERA wrote it.
+        """
+        try:
+            with pq.ParquetFile(path) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+                values = metadata.metadata or {}
+                header, digest = values[HEADER_KEY], values[DIGEST_KEY].decode()
+                sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+            raise _damaged(path, f"it can't be read: {error!r}") from error
+        if hashlib.sha256(header).hexdigest() != digest:
+            raise _damaged(path, "its header does not have the digest that it states")
+        try:
+            found = _parse_header(path, json.loads(header), digest)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, f"its header can't be understood: {error!r}") from error
+        if sizes != _block_sizes(found.row_count) or len(found.blocks) != len(sizes) or schema.names != SCHEMA.names:
+            raise _damaged(path, "its row groups are not those of its header")
+        return found
+
+    def rows(self, first: int, end: int) -> Iterator[Row]:
+        """Rows [first, end) in order, one block in memory at a time, each verified against its digest.
+
+        Raises:
+            IntegrityError: a block is damaged.
+            UsageError: there are no such rows.
+        """
+        if not 0 <= first <= end <= self.row_count:
+            raise UsageError(f"the manifest has rows 0 to {self.row_count}, not {first} to {end}")
+        if first == end:
+            return
+        with pq.ParquetFile(self.path, read_dictionary=FEW_VALUES) as file:
+            for block in range(first // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
+                start = block * BLOCK_ROWS
+                low, high = max(first, start), min(end, start + BLOCK_ROWS)
+                yield from self._rows_of(self._block(file, block), start, low, high)
+
+    def rejects(self) -> Iterator[Row]:
+        """The rows that were rejected when the window was frozen.
+
+        Raises:
+            IntegrityError: a block is damaged.
+        """
+        return self.rows(self.row_count - self.reject_count, self.row_count)
+
+    def verify_digest(self) -> None:
+        """Reads every row and checks it against the digest.
+
+        Raises:
+            IntegrityError: a block is damaged.
+        """
+        with pq.ParquetFile(self.path) as file:
+            for block in range(len(self.blocks)):
+                self._block(file, block)
+
+    def file_sha256(self) -> bytes:
+        """SHA-256 of the file's bytes (not the digest: Parquet may write the same rows in other bytes)."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def _block(self, file: pq.ParquetFile, number: int) -> pa.Table:
+        try:
+            table = file.read_row_group(number)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.path, f"block {number} can't be read: {error}") from error
+        if block_digest(table) != self.blocks[number]:
+            raise _damaged(self.path, f"block {number} does not have its digest")
+        return table
+
+    def _rows_of(self, table: pa.Table, start: int, low: int, high: int) -> Iterator[Row]:
+        """Rows [low, high) out of the block that begins with row `start`."""
+        table = table.slice(low - start, high - low)
+        sizes = table.column("size")
+        columns = zip(
+            table.column("uid").to_pylist(),
+            numbers(table, "created_at").tolist(),
+            self._slots(low, high),
+            _values(table, "retention_class"),
+            numbers(table, "key").tolist(),
+            table.column("place").to_pylist(),
+            sizes.to_pylist() if sizes.null_count else numbers(table, "size").tolist(),
+            _values(table, "media_type"),
+            [parse_metadata(text) for text in _values(table, "metadata")],
+            _values(table, "late"),
+            _values(table, "reject"),
+            _values(table, "detail"),
+            strict=True,
+        )
+        return (tuple.__new__(Row, values) for values in columns)
+
+    def _slots(self, low: int, high: int) -> list[Slot | None]:
+        slots: list[Slot | None] = []
+        for segment in self.segments[_segment_at(self.segments, low) :]:
+            if segment.first >= high:
+                break
+            slots.extend([segment.slot] * (min(segment.end, high) - max(segment.first, low)))
+        return slots + [None] * (high - low - len(slots))
+
+
+def freeze(rows: Iterable[RawRow], routing: Routing, path: Path, *, window: Window, spool: Path) -> Manifest:
+    """Writes the manifest of `window` to the new file `path`, in bounded memory whatever the number of rows.
+
+    `spool` takes sorted runs, about 200 bytes a row, that are gone afterwards.
+
+    Raises:
+        UsageError: a row lies outside the window: the source is at fault.
+        UnavailableError: the spool can't be written.
+    """
+    sort = ExternalSort(spool)
+    try:
+        for batch in _batches(rows, BATCH_ROWS):
+            table = to_table(batch, routing)
+            times = numbers(table, "created_at")
+            if times.min() < window.first_micros or times.max() >= window.end_micros:
+                raise UsageError(
+                    "the source gave a row outside the window that was asked for",
+                    todo="Report this: the source is at fault.", source=window.source, day=window.day,
+                )  # fmt: skip
+            sort.add(table)
+        return _write(sort.merged(), path, window)
+    except OSError as error:
+        raise UnavailableError(
+            f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=spool
+        ) from error
+    finally:
+        sort.close()
+
+
+def new_rows(rows: Iterable[RawRow], earlier: Sequence[Manifest]) -> Iterator[RawRow]:
+    """The rows that do not stand in `earlier` revisions with the same uid, time, size, place, late value and verdict.
+
+    Takes 16 bytes of memory a row of `earlier`: rows are told apart by 128 bits of BLAKE2b, which collide less often
+    than memory fails.
+
+    Raises:
+        IntegrityError: a manifest is damaged.
+    """
+    known = _Identities(earlier)
+    for batch in _batches(rows, BATCH_ROWS):
+        for row, stands in zip(batch, known.have(batch), strict=True):
+            if not stands:
+                yield row
+
+
+class _Identities:
+    """The identities of all rows of some manifests, as two sorted 64-bit halves."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        digests = [
+            _identities(batch)
+            for manifest in manifests
+            for batch in _batches(manifest.rows(0, manifest.row_count), BLOCK_ROWS)
+        ]
+        pairs = np.concatenate([np.zeros((0, 2), np.uint64), *digests])
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        self._high, self._low = pairs[order, 0], pairs[order, 1]
+
+    def have(self, rows: Sequence[RawRow]) -> list[bool]:
+        """Whether each row's identity is among them."""
+        pairs = _identities(rows)
+        first = np.searchsorted(self._high, pairs[:, 0], "left")
+        end = np.searchsorted(self._high, pairs[:, 0], "right")
+        return [
+            bool(begin < stop and (self._low[begin:stop] == low).any())
+            for begin, stop, low in zip(first.tolist(), end.tolist(), pairs[:, 1], strict=True)
+        ]
+
+
+def _identities(rows: Sequence[RawRow] | Sequence[Row]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    texts = (repr((row.uid, row.created_at, row.size, row.place, row.late, row.reject)) for row in rows)
+    digests = b"".join([hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts])
+    return np.frombuffer(digests, "<u8").reshape(-1, 2)
+
+
+def _write(tables: Iterable[pa.Table], path: Path, window: Window) -> Manifest:
+    blocks: list[str] = []
+    segments: list[Segment] = []
+    total = rejects = 0
+    many = [name for name in SCHEMA.names if name not in {"uid", "place", "key"}]
+    with pq.ParquetWriter(
+        path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=many, write_page_checksum=True
+    ) as writer:
+        for block in _blocks(tables):
+            writer.write_table(block, row_group_size=BLOCK_ROWS)
+            blocks.append(block_digest(block))
+            rejects += block.column("slot_day").null_count
+            _extend(segments, block, total, window.tenant)
+            total += len(block)
+        header = _header(window, total, rejects, segments=segments, blocks=blocks)
+        digest = hashlib.sha256(header).hexdigest()
+        writer.add_key_value_metadata({HEADER_KEY: header, DIGEST_KEY: digest.encode()})
+    return Manifest(path, window, digest, total, rejects, tuple(segments), tuple(blocks))
+
+
+def _header(window: Window, rows: int, rejects: int, *, segments: Sequence[Segment], blocks: Sequence[str]) -> bytes:
+    content = {
+        "version": FORMAT_VERSION,
+        "source": window.source,
+        "tenant": window.tenant,
+        "day": day_text(window.day),
+        "revision": window.revision,
+        "rows": rows,
+        "rejects": rejects,
+        "segments": [
+            [day_text(s.slot.day), s.slot.index, s.slot.n_bits, s.retention_class, s.first, s.end] for s in segments
+        ],
+        "blocks": list(blocks),
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _parse_header(path: Path, content: dict[str, Any], digest: str) -> Manifest:
+    if content["version"] != FORMAT_VERSION:
+        raise IncompatibleError(
+            f"the manifest has format version {content['version']}; this VERA knows {FORMAT_VERSION}",
+            todo="Use a newer VERA.", path=path,
+        )  # fmt: skip
+    try:
+        window = Window(
+            content["source"], content["tenant"], date.fromisoformat(content["day"]), int(content["revision"])
+        )
+    except VeraError as error:
+        raise ValueError(error.what) from error
+    segments = tuple(
+        Segment(Slot(window.tenant, date.fromisoformat(day), index, n_bits), retention_class, first, end)
+        for day, index, n_bits, retention_class, first, end in content["segments"]
+    )
+    rows, rejects = int(content["rows"]), int(content["rejects"])
+    bounds = [0, *(bound for s in segments for bound in (s.first, s.end)), rows - rejects]
+    if any(low != high for low, high in list(pairwise(bounds))[::2]) or any(s.first >= s.end for s in segments):
+        raise ValueError("segments leave gaps")
+    return Manifest(path, window, digest, rows, rejects, segments, tuple(content["blocks"]))
+
+
+def _extend(segments: list[Segment], block: pa.Table, start: int, tenant: str) -> None:
+    """Adds a block's rows to the segments; a segment may go on from the block before."""
+    group = groups(block)
+    kept = len(block) - block.column("slot_day").null_count
+    cuts = [0, *(np.flatnonzero(group[1:kept] != group[: kept - 1]) + 1).tolist(), kept] if kept else []
+    for first, end in pairwise(cuts):
+        slot = Slot(
+            tenant,
+            block.column("slot_day")[first].as_py(),
+            block.column("slot_index")[first].as_py(),
+            block.column("slot_bits")[first].as_py(),
+        )
+        name = block.column("retention_class")[first].as_py()
+        if segments and (segments[-1].slot, segments[-1].retention_class) == (slot, name):
+            segments[-1] = Segment(slot, name, segments[-1].first, start + end)
+        else:
+            segments.append(Segment(slot, name, start + first, start + end))
+
+
+def _blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of any size as blocks of exactly `BLOCK_ROWS` (the last may be shorter)."""
+    waiting: deque[pa.Table] = deque()
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += len(table)
+        while count >= BLOCK_ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, BLOCK_ROWS).combine_chunks()
+            rest = whole.slice(BLOCK_ROWS)
+            waiting = deque([rest])
+            count = len(rest)
+    if count:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _block_sizes(rows: int) -> list[int]:
+    return [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
+
+
+def _segment_at(segments: Sequence[Segment], row: int) -> int:
+    """The first segment that does not end before `row`."""
+    low, high = 0, len(segments)
+    while low < high:
+        middle = (low + high) // 2
+        if segments[middle].end <= row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _values(table: pa.Table, name: str) -> list[str]:
+    """The texts of a column that was read as a dictionary."""
+    column = table.column(name).unify_dictionaries().combine_chunks()
+    texts: list[str] = column.dictionary.to_pylist()
+    if len(texts) == 1:
+        return texts * len(column)
+    return [texts[at] for at in column.indices.to_pylist()]
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"the manifest is damaged: {why}", todo=RESTORE, path=path)

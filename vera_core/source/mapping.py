@@ -1,0 +1,228 @@
+"""How a table or view becomes a source: the settings of a source as plain types (docs/sources.md).
+
+Only shapes and their own consistency; whether the columns exist is seen when the source is opened. No I/O.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import date  # noqa: TC003 - settings are built from these annotations at run time
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - as above
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from vera_core.errors import UsageError
+from vera_core.model import DEFAULT_TENANT, check_name
+
+STRICT: dict[str, Any] = {"extra": "forbid"}
+"""Settings refuse keys that they don't know."""
+
+
+class TimeType(StrEnum):
+    """What a created_at column holds."""
+
+    TIMESTAMPTZ = "timestamptz"
+    TIMESTAMP = "timestamp"
+    TEXT = "text"
+    EPOCH_S = "epoch_s"
+    EPOCH_MS = "epoch_ms"
+    EPOCH_US = "epoch_us"
+
+
+class ContentKind(StrEnum):
+    """What a content column holds: the bytes themselves, a local path, or an s3:// URI."""
+
+    INLINE = "inline"
+    PATH = "path"
+    S3 = "s3"
+
+
+class OnRejects(StrEnum):
+    """Whether the watermark may pass a day with rejected rows."""
+
+    STOP = "stop"
+    ADVANCE = "advance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeColumn:
+    """The created_at column. `zone`: the IANA zone of times that name none themselves.
+
+    Raises:
+        UsageError: the zone is unknown, missing, or given for times that have their own.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    column: str
+    type: TimeType
+    zone: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type is TimeType.TIMESTAMP and not self.zone:
+            raise UsageError("created_at has no zone", todo='Times without a zone need one: zone = "Europe/Berlin".')
+        if self.zone and self.type not in {TimeType.TIMESTAMP, TimeType.TEXT}:
+            raise UsageError(f"created_at of type {self.type} takes no zone", todo="Remove zone.")
+        if self.zone:
+            try:
+                ZoneInfo(self.zone)
+            except (ZoneInfoNotFoundError, ValueError):
+                raise UsageError(f"{self.zone!r} is no known time zone", todo="Use an IANA name.") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentColumn:
+    """The content column. `roots`: directories that paths must lie in; `buckets`: buckets that URIs may name.
+
+    Raises:
+        UsageError: paths without roots, URIs without buckets, or a root that is not absolute.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    column: str
+    kind: ContentKind
+    roots: tuple[Path, ...] = ()
+    buckets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.kind is ContentKind.PATH) != bool(self.roots):
+            raise UsageError(
+                "content of kind path needs roots, other kinds take none",
+                todo='Name the directories that files may be read from: roots = ["/srv/files"].',
+            )
+        if (self.kind is ContentKind.S3) != bool(self.buckets):
+            raise UsageError(
+                "content of kind s3 needs buckets, other kinds take none",
+                todo='Name the buckets that may be read: buckets = ["scans"].',
+            )
+        for root in self.roots:
+            if not root.is_absolute():
+                raise UsageError(f"the root {str(root)!r} is not absolute", todo="Give the whole path.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A fact of every row: one `value` for all, or a `column`, its values translated by `map` where that is given.
+
+    Raises:
+        UsageError: not exactly one of value and column, or a map without a column.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    value: str = ""
+    column: str = ""
+    map: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bool(self.value) and bool(self.column):
+            raise UsageError("both value and column are given", todo="Keep one of them.")
+        if self.map and not self.column:
+            raise UsageError("a map needs the column whose values it translates", todo="Add column.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateColumn:
+    """The column that grows with every insert and change, by which late rows are found without a full scan.
+
+    `settle_seconds`: how long after a value was seen a transaction with a smaller one may still commit.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    column: str
+    settle_seconds: int = 900
+
+    def __post_init__(self) -> None:
+        if self.settle_seconds < 0:
+            raise UsageError("settle_seconds is negative", todo="900 is a good value if unsure.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """A table or view as a source.
+
+    `url` must hold no password; `url_env` names an environment variable with the whole URL instead. `primary_key`,
+    `size` and `late` name columns; `metadata` maps the archived name to its column. `begin`: the first day to migrate
+    (the first row's if None); `lag_days`: how many of the last days are left alone, today's
+    included.
+
+    Raises:
+        UsageError: settings that contradict each other.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    table: str
+    uid: str
+    created_at: TimeColumn
+    content: ContentColumn
+    url: str = field(default="", repr=False)
+    url_env: str = ""
+    schema_name: str = ""
+    primary_key: str = ""
+    size: str = ""
+    media_type: Given = field(default_factory=Given)
+    metadata: dict[str, str] = field(default_factory=dict)
+    tenant: Given = field(default_factory=lambda: Given(value=DEFAULT_TENANT))
+    retention_class: Given = field(default_factory=Given)
+    late: LateColumn | None = None
+    state_schema: str = "vera"
+    begin: date | None = None
+    lag_days: int = 1
+    on_rejects: OnRejects = OnRejects.STOP
+
+    def __post_init__(self) -> None:
+        if bool(self.url) == bool(self.url_env):
+            raise UsageError(
+                "not exactly one of url and url_env is given",
+                todo='Name the environment variable that holds the database URL: url_env = "INVOICES_URL".',
+            )
+        if has_password(self.url):
+            raise UsageError(
+                "url holds a password", todo="Put the URL into an environment variable and name that as url_env."
+            )
+        if self.tenant.column and not self.tenant.map:
+            raise UsageError(
+                "a tenant column needs a map that declares its tenants",
+                todo='For example: tenant = { column = "bank", map = { "0017" = "bank-one" } }.',
+            )
+        for tenant in self.tenants:
+            check_name(tenant, "tenant")
+        if self.media_type.map:
+            raise UsageError("media_type takes no map", todo="Give a value or a column.")
+        if self.lag_days < 1:
+            raise UsageError(f"lag_days is {self.lag_days}", todo="1 leaves only the day alone that is not over yet.")
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """The declared tenants, in the order of the settings; the first one reports rows that belong to none."""
+        if self.tenant.column:
+            return tuple(dict.fromkeys(self.tenant.map.values()))
+        return (self.tenant.value or DEFAULT_TENANT,)
+
+    def database_url(self) -> str:
+        """The URL to connect with. Secret: never print it.
+
+        Raises:
+            UsageError: the environment variable is not set.
+        """
+        if not self.url_env:
+            return self.url
+        url = os.environ.get(self.url_env, "")
+        if not url:
+            raise UsageError(
+                f"the environment variable {self.url_env} is not set",
+                todo=f"Set {self.url_env} to the database URL, for example postgresql+psycopg2://user:password@host/name.",
+            )
+        return url
+
+
+def has_password(url: str) -> bool:
+    """Whether a database URL seems to hold a password, as part of the authority or as a query parameter."""
+    authority = url.partition("://")[2].partition("/")[0]
+    user = authority.rpartition("@")[0]
+    return ":" in user or "password=" in url.casefold() or "passwd=" in url.casefold()

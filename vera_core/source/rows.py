@@ -1,0 +1,134 @@
+"""The rows of a window: as a source gives them (`RawRow`), as a manifest keeps them (`Row`), and why one is rejected.
+
+Named tuples, because a window has millions of them. How rows are sorted, digested and stored is `manifest`'s business.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from vera_core.errors import BadUidError, UsageError
+from vera_core.format.columns import encode_attributes
+from vera_core.model import MAX_UID_BYTES, check_uid
+from vera_core.routing import UID_TIME_DIFFERS
+
+if TYPE_CHECKING:
+    from vera_core.model import Slot
+
+Metadata = tuple[tuple[str, str], ...]
+
+INLINE = ""
+"""Place of a content that the source itself holds and finds by uid and time."""
+ROW_PLACE = "row:"
+"""Begins the place of a content in the row with this primary key."""
+FILE_PLACE = "file:"
+"""Begins the place of a content in a local file; an absolute path follows."""
+S3_PLACE = "s3://"
+"""Begins the place of a content in an S3 object; bucket/key follows."""
+
+
+class RejectReason(StrEnum):
+    """Why a row is not archived; the word is what reports, logs and the rejects table show."""
+
+    NULL_TIME = "null-time"
+    BAD_TIME = "bad-time"
+    TIME_DISAGREES = UID_TIME_DIFFERS
+    BAD_UID = "bad-uid"
+    UNKNOWN_TENANT = "unknown-tenant"
+    UNKNOWN_CLASS = "unknown-class"
+    BAD_METADATA = "bad-metadata"
+    FORBIDDEN_PLACE = "forbidden-place"
+    MISSING_CONTENT = "missing-content"
+    MISSING_FILE = "missing-file"
+    NOT_A_FILE = "not-a-file"
+    WRONG_SIZE = "wrong-size"
+    UNREADABLE = "unreadable"
+    AMBIGUOUS = "ambiguous"
+    ERASED = "erased"
+    GONE = "gone"
+
+
+class RawRow(NamedTuple):
+    """A row of a window as its source gives it.
+
+    `created_at`: microseconds since 1970 UTC, inside the window even where the row is rejected; `retention_class` a
+    class of the repository; `place`: where the content is (`INLINE`, `ROW_PLACE`, `FILE_PLACE` or `S3_PLACE`); `size`:
+    declared bytes, None if nobody says; `late`: canonical text of the monotonic column, "" without one; `reject`: a
+    `RejectReason` or ""; `detail`: for people, what exactly is wrong. A rejected row's uid may be an escaped, cut text
+    and its other fields may be empty.
+    """
+
+    uid: str
+    created_at: int
+    retention_class: str
+    place: str = INLINE
+    size: int | None = None
+    media_type: str = ""
+    metadata: Metadata = ()
+    late: str = ""
+    reject: str = ""
+    detail: str = ""
+
+
+class Row(NamedTuple):
+    """A row of a frozen manifest: a `RawRow` with its slot and key.
+
+    `slot` is None and `key` 0 if the row is rejected; else `key` is the first 8 bytes of SHA-256(uid), big-endian u64.
+    """
+
+    uid: str
+    created_at: int
+    slot: Slot | None
+    retention_class: str
+    key: int
+    place: str
+    size: int | None
+    media_type: str
+    metadata: Metadata
+    late: str
+    reject: str
+    detail: str
+
+
+class Reject(NamedTuple):
+    """A rejected row by name: its uid (escaped where it is no valid one), the reason, and what exactly is wrong."""
+
+    uid: str
+    reason: str
+    detail: str = ""
+
+
+def shown(value: object) -> str:
+    """Any value as a short text that is valid, printable UTF-8: for rejected uids and details."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(text.encode()) > MAX_UID_BYTES:
+        text = text.encode()[: MAX_UID_BYTES - 3].decode("utf-8", "ignore") + "..."
+    return text
+
+
+def uid_trouble(uid: object) -> str:
+    """What is wrong with a uid, "" if nothing is."""
+    if uid is None:
+        return "the uid is null"
+    if not isinstance(uid, str):
+        return f"the uid is a {type(uid).__name__}, not a text"
+    try:
+        check_uid(uid)
+    except BadUidError as error:
+        return error.what
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def attribute_trouble(media_type: str, metadata: Metadata) -> str:
+    """What keeps media type and metadata out of a shard (format v1's limits), "" if nothing does."""
+    try:
+        encode_attributes(media_type, metadata)
+    except UsageError as error:
+        return error.what
+    return ""

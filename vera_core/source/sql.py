@@ -1,0 +1,242 @@
+"""Any table or view as a source: pages of a window by keyset, bounds, late rows; contents by their places.
+
+Reads only, in short transactions, a page each, so that a restart of the database costs a page and nobody waits for a
+long reader. Statements are sql_queries.py's business, rows sql_rows.py's, inline contents inline.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from vera_core.errors import UsageError
+from vera_core.model import from_micros
+from vera_core.source.base import Bounds, LateRows, Unreadable, Window, day_of, moment_of
+from vera_core.source.database import all_records, connect, connected, translated
+from vera_core.source.files import LocalFiles
+from vera_core.source.inline import InlineContents
+from vera_core.source.mapping import ContentKind, TimeType
+from vera_core.source.objects import S3Contents
+from vera_core.source.rows import FILE_PLACE, S3_PLACE, Reject, RejectReason, shown
+from vera_core.source.sql_queries import Queries, check_columns, reflect
+from vera_core.source.sql_rows import RowMaker, canonical
+from vera_core.source.times import TimeTrouble, text_day
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import sqlalchemy as sa
+    from sqlalchemy.engine import Engine
+
+    from vera_core.source.base import Fetched, Terms
+    from vera_core.source.mapping import SourceSettings
+    from vera_core.source.rows import RawRow, Row
+
+PAGE_ROWS = 1 << 14
+STREAM_ROWS = 1 << 10
+NO_LATE_COLUMN = (
+    "Rows that appear or change after their day was frozen are not found: the settings name no late column that grows "
+    "with every insert and change."
+)
+
+
+def open_sources(name: str, settings: SourceSettings, terms: Terms) -> tuple[SqlSource, ...]:
+    """A source for each tenant that the settings declare, sharing connections.
+
+    Raises:
+        UsageError: the settings don't fit the database.
+        UnavailableError: it can't be reached.
+    """
+    engine = connect(settings.database_url())
+    with translated(engine):
+        types, key = reflect(engine, settings)
+    check_columns(settings, types, engine.dialect.name)
+    if settings.retention_class.value and settings.retention_class.value not in terms.classes:
+        raise UsageError(
+            f"the repository has no retention class {settings.retention_class.value!r}",
+            todo=f"It has: {', '.join(sorted(terms.classes))}.", source=name,
+        )  # fmt: skip
+    return tuple(
+        SqlSource(name, engine, Queries(settings, engine.dialect.name, types, key, tenant), terms)
+        for tenant in settings.tenants
+    )
+
+
+class SqlSource:
+    """The rows of one tenant in a table or view; see `Source`."""
+
+    def __init__(self, name: str, engine: Engine, queries: Queries, terms: Terms) -> None:
+        settings = queries.settings
+        self.name = name
+        self.tenant = queries.tenant
+        self._engine = engine
+        self._queries = queries
+        self._files = LocalFiles(settings.content.roots, terms.inline_limit)
+        self._objects = S3Contents(settings.content.buckets, terms.inline_limit)
+        locate: dict[ContentKind, Callable[[object], str | Unreadable]] = {
+            ContentKind.PATH: self._files.locate,
+            ContentKind.S3: self._objects.locate,
+        }
+        roles = tuple(queries.selected)
+        kind = settings.content.kind
+        self._maker = RowMaker(settings, terms, self.tenant, queries.times, roles, locate.get(kind))
+        self._inline = InlineContents(engine, queries, self._maker, terms.inline_limit)
+
+    @property
+    def blind_spots(self) -> tuple[str, ...]:
+        """See `Source.blind_spots`."""
+        return () if self._queries.settings.late is not None else (NO_LATE_COLUMN,)
+
+    def rows(self, window: Window) -> Iterator[RawRow]:
+        """See `Source.rows`."""
+        query = self._queries.page(window, None, PAGE_ROWS)
+        while True:
+            records = self._all(query)
+            if len(records) < PAGE_ROWS:
+                yield from self._maker.rows(records, window)
+                break
+            # The last key may have more rows than fit: the next page begins with it again, from its first row on.
+            first, last = _key(records[0]), _key(records[-1])
+            if first == last:
+                for part in self._stream(self._queries.same_key(window, last)):
+                    yield from self._maker.rows(part, window)
+                query = self._queries.after_key(window, last, PAGE_ROWS)
+                continue
+            while _key(records[-1]) == last:
+                records.pop()
+            yield from self._maker.rows(records, window)
+            query = self._queries.page(window, last, PAGE_ROWS)
+        for part in self._stream(self._queries.nameless(window)):
+            yield from self._maker.rows(part, window)
+
+    def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
+        """See `Source.fetch`."""
+        for kind, group in groupby(rows, key=_place_kind):
+            if kind == FILE_PLACE:
+                for row in group:
+                    yield self._files.fetch(row.place.removeprefix(FILE_PLACE), row.size)
+            elif kind == S3_PLACE:
+                yield from self._objects.fetch([(row.place, row.size) for row in group])
+            else:
+                yield from self._inline.fetch(list(group))
+
+    def bounds(self) -> Bounds | None:
+        """See `Source.bounds`; up to a day wider where the column's order is not exactly that of the times."""
+        low, high = self._all(self._queries.extremes())[0]
+        if low is None:
+            return None
+        if self._queries.settings.created_at.type is TimeType.TEXT:
+            first, last = text_day(low), text_day(high)
+        else:
+            first_micros, last_micros = self._queries.times.micros([low, high])
+            assert not isinstance(first_micros, TimeTrouble)
+            assert not isinstance(last_micros, TimeTrouble)
+            if self._queries.times.exact():
+                return Bounds(from_micros(first_micros), from_micros(last_micros))
+            first, last = day_of(first_micros), day_of(last_micros)
+        return Bounds(moment_of(_shifted(first, -1)), moment_of(_shifted(last, 1)))
+
+    def untimed(self, limit: int) -> Iterator[Reject]:
+        """See `Source.untimed`."""
+        for uid, value in self._all(self._queries.untimed(limit)):
+            reason = RejectReason.NULL_TIME if value is None else RejectReason.BAD_TIME
+            detail = "created_at is null" if value is None else f"created_at is {shown(value)}"
+            yield Reject(shown(canonical(uid) or uid), reason.value, detail)
+
+    def late(self, mark: str, *, before: date) -> LateRows:
+        """See `Source.late`.
+
+        A value counts only once it was seen `settle_seconds` ago: until then a transaction may still be running that
+        has drawn a smaller one.
+        """
+        settings = self._queries.settings.late
+        if settings is None:
+            return LateRows()
+        newest = self._all(self._queries.newest())[0][0]
+        now = int(time.time())
+        if not mark:
+            return LateRows({}, _mark(newest, newest, now))
+        done, seen, since = _parse_mark(mark)
+        if seen is None:
+            return LateRows({}, _mark(done, newest, now))
+        if now - since < settings.settle_seconds:
+            return LateRows({}, mark)
+        days: Counter[date] = Counter()
+        if done is None or done < seen:
+            query = self._queries.late_times(done, seen, before)
+            for part in self._stream(query):
+                for value in self._queries.times.micros([record[0] for record in part]):
+                    if not isinstance(value, TimeTrouble) and day_of(value) < before:
+                        days[day_of(value)] += 1
+        return LateRows(dict(sorted(days.items())), _mark(seen, newest, now))
+
+    def _all(self, query: sa.Select[Any]) -> list[Sequence[Any]]:
+        return all_records(self._engine, query)
+
+    def _stream(self, query: sa.Select[Any]) -> Iterator[list[Sequence[Any]]]:
+        """The records of a query of any size, in parts."""
+        with connected(self._engine) as connection:
+            result = connection.execution_options(yield_per=STREAM_ROWS).execute(query)
+            for part in result.partitions():
+                yield list(part)
+
+
+def _key(record: Sequence[Any]) -> tuple[Any, Any]:
+    """Raw (created_at, uid): the roles that stand first."""
+    return record[1], record[0]
+
+
+def _place_kind(row: Row) -> str:
+    return next((kind for kind in (FILE_PLACE, S3_PLACE) if row.place.startswith(kind)), "")
+
+
+def _shifted(day: date, days: int) -> date:
+    ordinal = day.toordinal() + days
+    return date.fromordinal(min(max(ordinal, date.min.toordinal()), date.max.toordinal()))
+
+
+def _mark(done: object, seen: object, since: int) -> str:
+    return json.dumps({"done": _typed(done), "seen": _typed(seen), "since": since})
+
+
+def _parse_mark(mark: str) -> tuple[Any, Any, int]:
+    """(values up to here are done, the newest value at that time, that time in seconds since 1970)."""
+    try:
+        content = json.loads(mark)
+        return _untyped(content["done"]), _untyped(content["seen"]), int(content["since"])
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise UsageError(
+            f"the mark {mark!r} of the late column can't be understood",
+            todo="Restore the table late_marks of our schema from a backup.",
+        ) from error
+
+
+_KINDS: dict[str, Callable[[str], object]] = {
+    "int": int,
+    "float": float,
+    "Decimal": Decimal,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "str": str,
+}
+
+
+def _typed(value: object) -> list[str] | None:
+    """A value of the late column with its type, as JSON."""
+    if value is None:
+        return None
+    kind = type(value).__name__
+    if kind not in _KINDS:
+        raise UsageError(
+            f"the late column holds a {kind}", todo="Map one that holds whole numbers, times or texts that only grow."
+        )
+    return [kind, canonical(value) or ""]
+
+
+def _untyped(content: Sequence[str] | None) -> object:
+    return None if content is None else _KINDS[content[0]](content[1])

@@ -1,0 +1,301 @@
+"""The statements of a SQL source, and nothing that runs them: what is selected, which rows, in which order.
+
+Columns are named as the settings name them, without types, so that drivers give and take their own values. Where
+databases differ, small tables say how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from vera_core.errors import UsageError
+from vera_core.source.base import Window
+from vera_core.source.mapping import ContentKind, TimeType
+from vera_core.source.sql_rows import CLASS, LATE, MEDIA, METADATA, PLACE, ROW_KEY, SIZE, TENANT, TIME, UID
+from vera_core.source.times import END_TEXT, FACTORS, FIRST_TEXT, MAX_MICROS, MIN_MICROS, TimeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.sql.elements import ColumnElement
+
+    from vera_core.source.mapping import SourceSettings
+
+BINARY_ORDER = {"postgresql": "C", "sqlite": "BINARY"}
+"""The collation under which ISO 8601 texts sort by time."""
+STAMPS = {TimeType.TIMESTAMP, TimeType.TIMESTAMPTZ}
+ANY = "any"
+"""Stands for a name where only the day of a window matters."""
+NUMBER_TYPES = (sa.Integer, sa.Numeric)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Statements over one table or view for one tenant. `types` are the reflected column types, `key` the row key."""
+
+    settings: SourceSettings
+    dialect: str
+    types: Mapping[str, Any]
+    key: str
+    tenant: str
+
+    @cached_property
+    def table(self) -> sa.TableClause:
+        """The table or view, with the columns that the settings name."""
+        return sa.table(
+            self.settings.table, *(sa.column(name) for name in self.types), schema=self.settings.schema_name or None
+        )
+
+    @cached_property
+    def times(self) -> TimeReader:
+        """Reads what `selected` gives for created_at."""
+        in_micros = self.dialect == "postgresql" and self.settings.created_at.type in STAMPS
+        return TimeReader(self.settings.created_at, in_micros)
+
+    @cached_property
+    def selected(self) -> dict[str, ColumnElement[Any]]:
+        """What is selected of a row, by role."""
+        s = self.settings
+        chosen: dict[str, ColumnElement[Any]] = {UID: self.column(s.uid), TIME: self._time_value()}
+        optional = {TENANT: s.tenant.column, CLASS: s.retention_class.column, MEDIA: s.media_type.column}
+        chosen |= {role: self.column(name) for role, name in optional.items() if name}
+        chosen |= {METADATA + name: self.column(column) for name, column in s.metadata.items()}
+        inline = s.content.kind is ContentKind.INLINE
+        if not inline:
+            chosen[PLACE] = self.column(s.content.column)
+        if s.size:
+            declared = self.column(s.size)
+            chosen[SIZE] = sa.func.coalesce(declared, self.content_size()) if inline else declared
+        elif inline:
+            chosen[SIZE] = self.content_size()
+        if s.late is not None:
+            chosen[LATE] = self.column(s.late.column)
+        if self.key and inline:
+            chosen[ROW_KEY] = self.column(self.key)
+        return chosen
+
+    def page(self, window: Window, after: Sequence[Any] | None, limit: int) -> sa.Select[Any]:
+        """Rows of a window with a uid, in order of (created_at, uid), from the raw key `after` on (inclusive)."""
+        keys = (self.time, self.column(self.settings.uid))
+        query = sa.select(*self.selected.values()).where(self._inside(window), keys[1].is_not(None), self.mine())
+        if after is not None:
+            since, uid = self.times.parameter(after[0]), after[1]
+            query = query.where(keys[0] >= self._bind(since), sa.tuple_(*keys) >= sa.tuple_(self._bind(since), uid))
+        return query.order_by(*keys).limit(limit)
+
+    def same_key(self, window: Window, key: Sequence[Any]) -> sa.Select[Any]:
+        """The rows of one raw (created_at, uid), however many."""
+        return sa.select(*self.selected.values()).where(self._inside(window), self.has_key(key), self.mine())
+
+    def after_key(self, window: Window, key: Sequence[Any], limit: int) -> sa.Select[Any]:
+        """As `page`, from behind the raw key on."""
+        keys = (self.time, self.column(self.settings.uid))
+        since = self._bind(self.times.parameter(key[0]))
+        query = self.page(window, None, limit)
+        return query.where(keys[0] >= since, sa.tuple_(*keys) > sa.tuple_(since, key[1]))
+
+    def named(self, window: Window, uids: Sequence[str]) -> sa.Select[Any]:
+        """The rows of a window with one of some uids."""
+        return sa.select(*self.selected.values()).where(
+            self._inside(window), self.among(self.settings.uid, uids), self.mine()
+        )
+
+    def has_key(self, key: Sequence[Any]) -> ColumnElement[bool]:
+        """Whether a row's raw (created_at, uid) is `key`."""
+        since = self._bind(self.times.parameter(key[0]))
+        return sa.and_(self.time == since, self.column(self.settings.uid) == key[1])
+
+    def among(self, name: str, texts: Sequence[str]) -> ColumnElement[bool]:
+        """Whether a column has one of some values, given as text."""
+        values: list[object] = [self.key_value(name, text) for text in texts]
+        if self.dialect == "sqlite":
+            # A column of a view has no type by which SQLite would compare a text with a number.
+            values += [int(text) for text in texts if text.isdecimal() and text.isascii() and len(text) < 19]
+        return self.column(name).in_(values)
+
+    def nameless(self, window: Window) -> sa.Select[Any]:
+        """Rows of a window whose uid is null."""
+        return sa.select(*self.selected.values()).where(
+            self._inside(window), self.column(self.settings.uid).is_(None), self.mine()
+        )
+
+    def extremes(self) -> sa.Select[Any]:
+        """The least and the greatest created_at that is a time."""
+        value = self._time_value
+        return sa.select(value(sa.func.min(self.time)), value(sa.func.max(self.time))).where(self._timed(), self.mine())
+
+    def untimed(self, limit: int) -> sa.Select[Any]:
+        """Uid and created_at (as text) of rows whose time is none."""
+        missing = sa.or_(self.time.is_(None), sa.not_(self._timed()))
+        columns = (self.column(self.settings.uid), sa.cast(self.column(self.settings.created_at.column), sa.Text))
+        return sa.select(*columns).where(missing, self.mine()).limit(limit)
+
+    def newest(self) -> sa.Select[Any]:
+        """The greatest value of the late column, of all tenants."""
+        return sa.select(sa.func.max(self.late))
+
+    def late_times(self, after: object, upto: object, before: date) -> sa.Select[Any]:
+        """created_at of rows before a day whose late value is in (after, upto]."""
+        # Where values and days don't match exactly, some rows too many; whoever reads them looks at each.
+        high = self.times.bounds(any_window(before))[0 if self.times.exact() else 1]
+        return sa.select(self._time_value()).where(
+            sa.true() if after is None else self.late > after,
+            self.late <= upto,
+            self._timed(),
+            self.time < self._bind(high),
+            self.mine(),
+        )
+
+    @property
+    def late(self) -> ColumnElement[Any]:
+        """The monotonic column."""
+        assert self.settings.late is not None
+        return self.column(self.settings.late.column)
+
+    @cached_property
+    def time(self) -> ColumnElement[Any]:
+        """created_at as it is compared and ordered."""
+        column = self.column(self.settings.created_at.column)
+        if self.settings.created_at.type is TimeType.TEXT and self.dialect in BINARY_ORDER:
+            return column.collate(BINARY_ORDER[self.dialect])
+        return column
+
+    def column(self, name: str) -> ColumnElement[Any]:
+        """A column by name."""
+        return self.table.c[name]
+
+    def mine(self) -> ColumnElement[bool]:
+        """Rows of the tenant; the first tenant also reports those that belong to none."""
+        given = self.settings.tenant
+        if not given.column:
+            return sa.true()
+        column = self.column(given.column)
+        values = [self.key_value(given.column, value) for value, tenant in given.map.items() if tenant == self.tenant]
+        owned = column.in_(values)
+        if self.tenant != self.settings.tenants[0]:
+            return owned
+        return sa.or_(owned, column.is_(None), column.not_in([self.key_value(given.column, v) for v in given.map]))
+
+    def key_value(self, name: str, text: str) -> object:
+        """A value in text as the column compares it."""
+        if isinstance(self.types[name], NUMBER_TYPES) and text.lstrip("-").isdigit():
+            return int(text)
+        return text
+
+    def content_bytes(self) -> ColumnElement[Any]:
+        """The inline content as bytes (text in UTF-8)."""
+        column = self.column(self.settings.content.column)
+        kind = self.types[self.settings.content.column]
+        if self.dialect == "sqlite":
+            return sa.cast(column, sa.LargeBinary)
+        if self.dialect == "postgresql" and not isinstance(kind, sa.LargeBinary):
+            return sa.func.convert_to(sa.cast(column, sa.Text), "UTF8")
+        return column
+
+    def content_size(self) -> ColumnElement[Any]:
+        """Bytes of the inline content, without reading it where the database knows."""
+        column = self.column(self.settings.content.column)
+        if self.dialect == "sqlite":
+            blob = sa.func.typeof(column) == "blob"
+            return sa.case((blob, sa.func.length(column)), else_=sa.func.length(self.content_bytes()))
+        return sa.func.octet_length(self.content_bytes())
+
+    def _inside(self, window: Window) -> ColumnElement[bool]:
+        low, high = self.times.bounds(window)
+        return sa.and_(self.time >= self._bind(low), self.time < self._bind(high))
+
+    def _timed(self) -> ColumnElement[bool]:
+        """Rows whose created_at is a time in year 1 to 9999."""
+        kind = self.settings.created_at.type
+        if kind is TimeType.TEXT:
+            ranged = sa.and_(self.time >= FIRST_TEXT, self.time < END_TEXT)
+        elif kind in FACTORS:
+            ranged = sa.and_(self.time >= MIN_MICROS // FACTORS[kind], self.time <= MAX_MICROS // FACTORS[kind])
+        else:
+            low, high = (self._bind(self.times.moment(micros)) for micros in (MIN_MICROS, MAX_MICROS))
+            ranged = sa.and_(self.time >= low, self.time <= high)
+        if self.dialect != "sqlite":
+            return ranged
+        # SQLite columns hold values of any type; those of another one sort elsewhere, and so are in no window.
+        types = ("text",) if kind is TimeType.TEXT else ("integer", "real")
+        return sa.and_(sa.func.typeof(self.time).in_(types), ranged)
+
+    def _time_value(self, value: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+        """created_at (or an aggregate of it) as it is read."""
+        column = self.column(self.settings.created_at.column) if value is None else value
+        if not self.times.in_micros:
+            return column
+        # Exact: PostgreSQL keeps whole microseconds, and rounding undoes what a double loses on old versions.
+        seconds = sa.extract("epoch", column)
+        return sa.cast(sa.func.round(sa.cast(seconds, sa.Numeric) * 1_000_000), sa.BigInteger)
+
+    def _bind(self, value: object) -> Any:
+        kind = self.settings.created_at.type
+        if kind in STAMPS:
+            return sa.literal(value, sa.TIMESTAMP(timezone=kind is TimeType.TIMESTAMPTZ))
+        return value
+
+
+def any_window(day: date) -> Window:
+    """A window of which only the day matters."""
+    return Window(ANY, ANY, day)
+
+
+def check_columns(settings: SourceSettings, types: Mapping[str, Any], dialect: str) -> None:
+    """Compares the settings with what the database says of the table.
+
+    Raises:
+        UsageError: a column is not there, or created_at is declared as what it is not.
+    """
+    s = settings
+    named = [
+        s.uid, s.created_at.column, s.content.column, s.primary_key, s.size, s.media_type.column, s.tenant.column,
+        s.retention_class.column, s.late.column if s.late else "", *s.metadata.values(),
+    ]  # fmt: skip
+    for name in filter(None, named):
+        if name not in types:
+            raise UsageError(
+                f"table {s.table} has no column {name!r}", todo=f"It has: {', '.join(types)}.", table=s.table
+            )
+    declared = s.created_at.type
+    if dialect == "sqlite" and declared in STAMPS:
+        raise UsageError(
+            f"SQLite has no {declared}; it keeps times as text or numbers",
+            todo='Declare created_at with type = "text" (and a zone if the texts have none) or an epoch type.',
+            table=s.table, column=s.created_at.column,
+        )  # fmt: skip
+    if dialect == "postgresql" and not _SUITS[declared](types[s.created_at.column]):
+        raise UsageError(
+            f"created_at is declared {declared}, but the column's type is {types[s.created_at.column]}",
+            todo="Declare what it is: " + ", ".join(TimeType) + ".", table=s.table, column=s.created_at.column,
+        )  # fmt: skip
+
+
+_SUITS: dict[TimeType, Callable[[Any], bool]] = {
+    TimeType.TIMESTAMPTZ: lambda kind: isinstance(kind, sa.DateTime) and bool(kind.timezone),
+    TimeType.TIMESTAMP: lambda kind: isinstance(kind, (sa.DateTime, sa.Date)) and not getattr(kind, "timezone", False),
+    TimeType.TEXT: lambda kind: isinstance(kind, sa.String),
+    TimeType.EPOCH_S: lambda kind: isinstance(kind, NUMBER_TYPES),
+    TimeType.EPOCH_MS: lambda kind: isinstance(kind, NUMBER_TYPES),
+    TimeType.EPOCH_US: lambda kind: isinstance(kind, NUMBER_TYPES),
+}
+
+
+def reflect(engine: Engine, settings: SourceSettings) -> tuple[dict[str, Any], str]:
+    """Column types by name, and the one column of the primary key ("" if there is none, as in a view).
+
+    Raises:
+        sqlalchemy.exc.NoSuchTableError: there is no such table or view.
+    """
+    inspector = sa.inspect(engine)
+    schema = settings.schema_name or None
+    types = {str(column["name"]): column["type"] for column in inspector.get_columns(settings.table, schema=schema)}
+    keys = inspector.get_pk_constraint(settings.table, schema=schema)["constrained_columns"]
+    only = keys[0] if len(keys) == 1 else ""
+    return types, settings.primary_key or ("" if only == settings.uid else only)

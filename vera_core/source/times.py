@@ -1,0 +1,189 @@
+"""Times of a business database as microseconds since 1970 UTC, and the other way round for its queries.
+
+A time without zone is read in the declared one. Where clocks were put back it exists twice and means the earlier of the
+two (fold 0, PEP 495); where clocks were put forward it exists never and is read with the offset before the change.
+Fractions of a microsecond are cut off. Everything here is pure; column by column, as a page has thousands of rows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+from zoneinfo import ZoneInfo
+
+from vera_core.model import MICROSECOND, from_micros
+from vera_core.source.base import EPOCH_DAY
+from vera_core.source.mapping import TimeType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vera_core.source.base import Window
+    from vera_core.source.mapping import TimeColumn
+
+FIRST_TEXT = "0001-01-01"
+"""Texts below it are the time of no day."""
+END_TEXT = ":"
+"""Follows all texts that begin with a digit; texts from here on are the time of no day."""
+NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock reading, on purpose
+FACTORS = {TimeType.EPOCH_S: 1_000_000, TimeType.EPOCH_MS: 1_000, TimeType.EPOCH_US: 1}
+MIN_MICROS = (date.min - EPOCH_DAY).days * 86_400_000_000
+MAX_MICROS = ((date.max - EPOCH_DAY).days + 1) * 86_400_000_000 - 1
+
+_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ].*)?", re.DOTALL)
+_DAYS_AROUND = 2
+
+
+class TimeTrouble(NamedTuple):
+    """Why a value is no time, in words."""
+
+    detail: str
+
+
+@lru_cache(maxsize=1 << 17)
+def zone_offset(zone: str, wall_second: int) -> int:
+    """The UTC offset in microseconds of a wall-clock second (counted since 1970 as if it were UTC) in an IANA zone."""
+    wall = NAIVE_EPOCH + timedelta(seconds=wall_second)
+    offset = wall.replace(tzinfo=ZoneInfo(zone)).utcoffset()
+    assert offset is not None
+    return offset // MICROSECOND
+
+
+def wall_to_utc(wall_micros: int, zone: str) -> int:
+    """UTC microseconds of a wall-clock reading in `zone`, both counted since 1970."""
+    return wall_micros - zone_offset(zone, wall_micros // 1_000_000)
+
+
+def offset_range(window: Window, zone: str) -> tuple[int, int]:
+    """The least and the greatest UTC offset, in microseconds, that `zone` has around a window."""
+    if zone in {"UTC", "Etc/UTC"}:
+        return 0, 0
+    hour = 3_600
+    first = window.first_micros // 1_000_000
+    around = range(first - _DAYS_AROUND * 24 * hour, first + (_DAYS_AROUND + 1) * 24 * hour, hour)
+    limit = (MIN_MICROS // 1_000_000, MAX_MICROS // 1_000_000)
+    offsets = [zone_offset(zone, second) for second in around if limit[0] <= second <= limit[1]]
+    return min(offsets), max(offsets)
+
+
+def wall_micros(value: datetime) -> int:
+    """What the clock reads, in microseconds since 1970 as if it were UTC."""
+    days = value.toordinal() - 719_163
+    return ((days * 86_400 + value.hour * 3_600 + value.minute * 60 + value.second) * 1_000_000) + value.microsecond
+
+
+def moment_micros(value: datetime, zone: str) -> int | TimeTrouble:
+    """UTC microseconds of a datetime; `zone` is for naive ones, "" if none is declared."""
+    offset = value.utcoffset()
+    if offset is not None:
+        return wall_micros(value) - offset // MICROSECOND
+    if not zone:
+        return TimeTrouble(f"{value.isoformat()} has no time zone and none is declared")
+    return wall_to_utc(wall_micros(value), zone)
+
+
+def text_micros(text: str, zone: str) -> int | TimeTrouble:
+    """UTC microseconds of an ISO 8601 text that begins with YYYY-MM-DD."""
+    try:
+        if not _ISO.fullmatch(text):
+            raise ValueError
+        value = datetime.fromisoformat(text)
+    except ValueError:
+        return TimeTrouble(f"{text[:80]!r} is no ISO 8601 time that begins with YYYY-MM-DD")
+    return moment_micros(value, zone)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReader:
+    """Reads the values of one created_at column. `in_micros`: the query itself turns timestamps into microseconds."""
+
+    column: TimeColumn
+    in_micros: bool
+
+    def bounds(self, window: Window) -> tuple[object, object]:
+        """Raw values [low, high) that hold every row of the window, and some of its neighbours where zones differ."""
+        kind = self.column.type
+        if kind is TimeType.TEXT:
+            # An offset is less than a day, so the text's own date is at most one away.
+            low = max(window.day.toordinal() - 1, date.min.toordinal())
+            high = window.day.toordinal() + 2
+            end = END_TEXT if high > date.max.toordinal() else date.fromordinal(high).isoformat()
+            return date.fromordinal(low).isoformat(), end
+        if kind in FACTORS:
+            return window.first_micros // FACTORS[kind], window.end_micros // FACTORS[kind]
+        low_offset, high_offset = offset_range(window, self.column.zone) if self.column.zone else (0, 0)
+        low_micros = max(window.first_micros + low_offset, MIN_MICROS)
+        high_micros = min(window.end_micros + high_offset, MAX_MICROS)
+        return self.moment(low_micros), self.moment(high_micros)
+
+    def parameter(self, raw: object) -> object:
+        """The value to compare the column with, for a raw value that a page had."""
+        if self.in_micros:
+            assert isinstance(raw, int)
+            return self.moment(raw)
+        return raw
+
+    def exact(self) -> bool:
+        """Whether `bounds` hold the window's rows and no others."""
+        return self.column.type is not TimeType.TEXT and self.column.zone in {"", "UTC", "Etc/UTC"}
+
+    def micros(self, values: Sequence[object]) -> list[int | TimeTrouble]:
+        """UTC microseconds of raw values."""
+        zone = self.column.zone
+        if self.in_micros:
+            if zone in {"", "UTC", "Etc/UTC"}:
+                return list(values)  # type: ignore[arg-type] # the query selects a bigint
+            return [wall_to_utc(value, zone) for value in values]  # type: ignore[arg-type] # as above
+        if self.column.type is TimeType.TEXT:
+            return [
+                text_micros(value, zone) if isinstance(value, str) else TimeTrouble(f"{value!r} is no text")
+                for value in values
+            ]
+        if self.column.type in FACTORS:
+            return [_scaled(value, FACTORS[self.column.type]) for value in values]
+        return [_moment_or_day(value, zone) for value in values]
+
+    def home(self, raw: object, trouble: TimeTrouble) -> int:
+        """The first microsecond of the day that reports a row whose time is none: the day its text sorts into."""
+        assert isinstance(raw, str), trouble.detail
+        day = text_day(raw)
+        return (day - EPOCH_DAY).days * 86_400_000_000
+
+    def moment(self, micros: int) -> datetime:
+        """The value to compare a timestamp column with."""
+        if self.column.type is TimeType.TIMESTAMP:
+            return NAIVE_EPOCH + timedelta(microseconds=micros)
+        return from_micros(micros)
+
+
+def text_day(text: str) -> date:
+    """The last day whose YYYY-MM-DD is not above `text`, which is at least `FIRST_TEXT` and below `END_TEXT`."""
+    low, high = date.min.toordinal(), date.max.toordinal()
+    while low < high:
+        middle = (low + high + 1) // 2
+        if date.fromordinal(middle).isoformat() <= text:
+            low = middle
+        else:
+            high = middle - 1
+    return date.fromordinal(low)
+
+
+def _scaled(value: object, factor: int) -> int | TimeTrouble:
+    if isinstance(value, int):
+        return value * factor
+    if isinstance(value, (float, Decimal)):
+        return math.floor(Decimal(value) * factor)
+    return TimeTrouble(f"{value!r} is no number")
+
+
+def _moment_or_day(value: object, zone: str) -> int | TimeTrouble:
+    if isinstance(value, datetime):
+        return moment_micros(value, zone)
+    if isinstance(value, date):
+        return moment_micros(datetime(value.year, value.month, value.day), zone)  # noqa: DTZ001 - read in `zone`
+    return TimeTrouble(f"{value!r} is no time")
