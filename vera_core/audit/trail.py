@@ -94,6 +94,10 @@ class AuditTrail:
             }
         )
 
+    def verdict(self, operation: str, result: str, detail: Mapping[str, Any]) -> None:
+        """Stores what an operation that changes nothing found, before anything is decided by it."""
+        self._append({"type": "verdict", "operation": operation, "result": result, "detail": dict(detail)})
+
     def recovered(self, operation: str, detail: Mapping[str, Any]) -> None:
         """Stores that this writer finished what another had begun and not acknowledged (rolling forward)."""
         self._append({"type": "recovered", "operation": operation, "detail": dict(detail)})

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from vera_core.errors import ConflictError, IntegrityError, PreconditionError
+from vera_core.errors import ConflictError, IntegrityError, NotFoundError, PreconditionError
 from vera_core.keyspace import KeyKind
-from vera_core.model import Lock
+from vera_core.model import Lock, day_text
 from vera_core.operations.commit import whole_second
 from vera_core.operations.repository import LOCK_SLACK
 from vera_core.source.manifest import Manifest, freeze, new_rows
@@ -22,10 +22,13 @@ from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
 from vera_core.store.chain import PUT_ATTEMPTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from vera_core.operations.repository import Repository
+    from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source, Window
+    from vera_core.source.rows import Row
     from vera_core.store.base import VersionInfo
 
 
@@ -66,10 +69,25 @@ def frozen_manifests(repo: Repository, window: Window, scratch: Path) -> list[Fr
     return sorted(found, key=lambda item: item.window.revision)
 
 
+def load_frozen(repo: Repository, window: Window, scratch: Path) -> FrozenManifest:
+    """The window's own revision as the store has it.
+
+    Raises:
+        NotFoundError: it was never frozen.
+    """
+    for item in frozen_manifests(repo, window, scratch):
+        if item.window.revision == window.revision:
+            return item
+    raise NotFoundError(
+        "the window was never frozen", todo="Pack it first: vera migrate.", source=window.source,
+        tenant=window.tenant, day=day_text(window.day), revision=window.revision,
+    )  # fmt: skip
+
+
 def freeze_window(repo: Repository, source: Source, window: Window, scratch: Path) -> FrozenManifest:
     """Freezes revision `window.revision`, or adopts it where somebody did already.
 
-    The rows of earlier revisions that are not stale are left out.
+    Rows of earlier revisions that are not stale are left out, unless they were rejected: those are tried again.
 
     Raises:
         UnavailableError: source or store can't be reached.
@@ -84,13 +102,9 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
     try:
         known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
         rows = source.rows(window)
-        manifest = freeze(
-            new_rows(rows, known) if known else rows,
-            routing,
-            path,
-            window=window,
-            spool=scratch,
-        )
+        if known:
+            rows = new_rows(rows, known, again=_unread(repo, known))
+        manifest = freeze(rows, routing, path, window=window, spool=scratch)
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
         lock = Lock(config.lock_mode, until) if config.locked else None
@@ -123,6 +137,36 @@ def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock 
         todo="Find who else writes to this bucket (access logs, bucket policy) and stop it.",
         bucket=repo.store.bucket, key=key,
     )  # fmt: skip
+
+
+def parts_of(repo: Repository, manifest: Manifest) -> Iterator[tuple[SlotState, Part]]:
+    """The parts that commits account for, with their slot's state, segment by segment in row order."""
+    for segment in manifest.segments:
+        state = repo.slot_log(segment.slot).load()
+        for part in state.covered(manifest.digest):
+            if segment.first <= part.first < segment.end:
+                yield state, part
+
+
+def rejected_rows(repo: Repository, manifest: Manifest) -> Iterator[tuple[Row, str]]:
+    """Every rejected row of a manifest with its reason: those rejected when frozen, then those found when packed."""
+    for row in manifest.rejects():
+        yield row, row.reject
+    for _, part in parts_of(repo, manifest):
+        for reason, ranges in part.rejects.items():
+            for first, end in ranges:
+                for row in manifest.rows(first, end):
+                    yield row, reason
+
+
+def _unread(repo: Repository, manifests: list[Manifest]) -> set[tuple[str, int]]:
+    """(uid, microseconds) of the rows that were rejected when they were packed."""
+    return {
+        (row.uid, row.created_at)
+        for manifest in manifests
+        for row, _ in rejected_rows(repo, manifest)
+        if not row.reject
+    }
 
 
 def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:

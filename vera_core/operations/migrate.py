@@ -7,45 +7,34 @@ Dagster shows is a mirror of it. A window may be migrated again at any time: it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from vera_core.errors import RejectsError
+from vera_core.errors import ConflictError, UnavailableError, UsageError, VeraError
 from vera_core.model import day_text
-from vera_core.operations.freeze import frozen_manifests
+from vera_core.operations.freeze import load_frozen, rejected_rows
 from vera_core.operations.pack import PackReport, pack_window
-from vera_core.operations.reconcile import rejected_rows
 from vera_core.operations.report import Report, as_json, figure
 from vera_core.operations.verify import VerifyReport, verify_window
 from vera_core.source.base import Window
+from vera_core.source.mapping import OnRejects
+from vera_core.source.rows import Reject
+from vera_core.source.state import WindowState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
     from vera_core.operations.repository import Repository
     from vera_core.operations.segment import Progress
     from vera_core.source.base import Source
-    from vera_core.source.state import MigrationState
+    from vera_core.source.state import MigrationState, WindowRecord
 
+FINAL = frozenset({WindowState.VERIFIED, WindowState.REJECTS})
+"""States that need no further work unless somebody asks for it."""
 ONE_DAY = timedelta(days=1)
-
-
-class RejectPolicy(StrEnum):
-    """What rejects do to the watermark: hold it before their day, or let it pass since each is named."""
-
-    STOP = "stop"
-    ADVANCE = "advance"
-
-
-class Verdict(StrEnum):
-    """How a window's migration ended."""
-
-    VERIFIED = "verified"
-    REJECTS = "rejects"
-    FAILED = "failed"
+UNTIMED_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +45,17 @@ class WindowReport(Report):
     tenant: str
     day: str
     revision: int
-    verdict: Verdict
+    verdict: WindowState
     pack: PackReport
     verify: VerifyReport
-    rejects: int = figure("rejected", "files")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatermarkReport(Report):
-    """Where the watermark stood and stands: the first day that is not yet archived and verified."""
+    """Where the watermark stood and stands: the first day that is not yet archived and verified.
+
+    `held_by` says what keeps it there.
+    """
 
     source: str
     tenant: str
@@ -76,18 +67,261 @@ class WatermarkReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrateReport(Report):
-    """A run over several windows."""
+    """A run over several windows. `untimed` names rows whose time is null: they belong to no window."""
 
     source: str
     tenant: str
     windows: tuple[WindowReport, ...]
     watermark: WatermarkReport
+    failures: tuple[str, ...] = ()
     blind_spots: tuple[str, ...] = ()
     untimed: tuple[str, ...] = ()
     files: int = figure("rows", "files")
     archived: int = figure("archived", "files")
+    equal: int = figure("equal to the latest version", "files")
     rejected: int = figure("rejected", "files")
     content_bytes: int = figure("content", "bytes")
     stored_bytes: int = figure("stored", "bytes")
     objects: int = figure("objects of every kind", "objects")
     files_per_second: float = figure("speed", "files/s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """What migrating one tenant of one source works on. `begin` is the first day; None takes the source's own first.
+
+    `lag_days`: the last days left alone, counted from today in the store's time (1 leaves only today alone).
+    """
+
+    repo: Repository
+    source: Source
+    state: MigrationState
+    on_rejects: OnRejects = OnRejects.STOP
+    lag_days: int = 1
+    begin: date | None = None
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Source and tenant: what our schema's records go by."""
+        return self.source.name, self.source.tenant
+
+    def first_day(self) -> date | None:
+        """The first day that may have rows; None where the source is empty and no begin is set."""
+        mark = self.state.watermark(*self.name)
+        if mark is not None:
+            return mark.day
+        if self.begin is not None:
+            return self.begin
+        bounds = self.source.bounds()
+        return None if bounds is None else bounds.first.date()
+
+    def end_day(self) -> date:
+        """The first day that is left alone."""
+        return self.repo.clock.now().date() - timedelta(days=self.lag_days - 1)
+
+
+def due_windows(
+    migration: Migration, *, first: date | None = None, end: date | None = None, retry_rejects: bool = False
+) -> list[Window]:
+    """The windows to migrate now, of days [first, end), oldest first; looks only.
+
+    Due is a day from the watermark on that has no window yet, and any revision that was begun or noted and has no good
+    verdict. `retry_rejects` adds a new revision for days whose verdict was rejects. Late rows: see `note_late_rows`.
+    """
+    records = migration.state.windows(*migration.name)
+    due = [record.window for record in records if record.state not in FINAL]
+    begin = migration.first_day()
+    if begin is not None:
+        known = {record.day for record in records}
+        days = (begin + timedelta(number) for number in range(max(0, (migration.end_day() - begin).days)))
+        due += [Window(*migration.name, day) for day in days if day not in known]
+    if retry_rejects:
+        latest = {record.day: record for record in records}
+        due += [_next(record) for record in latest.values() if record.state is WindowState.REJECTS]
+    return sorted(
+        window for window in due if (first is None or first <= window.day) and (end is None or window.day < end)
+    )
+
+
+def note_late_rows(migration: Migration) -> list[Window]:
+    """Finds the days with rows that came late or changed, and notes a new revision for each; returns those.
+
+    The mark up to which was looked moves only after the revisions are noted, so that a crash in between finds them
+    again. The first call only sets the mark.
+    """
+    state, source = migration.state, migration.source
+    seen = state.late_mark(*migration.name)
+    found = source.late(seen, before=migration.end_day())
+    latest = {record.day: record for record in state.latest(*migration.name)}
+    noted = []
+    # A day that nobody has begun has no record: its first freeze will see the rows. Any other may be frozen already.
+    for record in (latest[day] for day in sorted(found.days) if day in latest):
+        why = {"why": f"{found.days[record.day]} rows came late or changed"}
+        noted.append(state.record(_next(record), WindowState.FROZEN, verdict=why).window)
+    if found.mark != seen:
+        state.move_late_mark(*migration.name, seen, found.mark)
+    return noted
+
+
+def migrate_window(migration: Migration, window: Window, *, progress: Progress | None = None) -> WindowReport:
+    """Packs a window, verifies it with new readers, and records the verdict; safe to run again and side by side.
+
+    Raises:
+        VeraError: it could not be packed or verified; recorded as failed where the database can be reached.
+    """
+    began = time.monotonic()
+    asked = window
+    _begin(migration, window)
+    try:
+        pack = pack_window(migration.repo, migration.source, window, progress=progress)
+        window = replace(window, revision=pack.revision)
+        verify = verify_window(migration.repo, migration.source, window)
+    except VeraError as error:
+        with suppress(UnavailableError):
+            migration.state.record(window, WindowState.FAILED, verdict={"error": error.to_json()})
+        raise
+    verdict = _verdict(pack, verify)
+    report = WindowReport(
+        ok=verdict is not WindowState.FAILED, source=window.source, tenant=window.tenant, day=day_text(window.day),
+        revision=window.revision, verdict=verdict, pack=pack, verify=verify, seconds=time.monotonic() - began,
+    )  # fmt: skip
+    counts = {"rows": pack.rows, "archived": pack.archived, "equal": pack.equal, "rejected": pack.rejected}
+    about = {"scope": verify.scope, "manifest": pack.manifest, "failures": verify.failures, **counts}
+    migration.repo.audit.verdict("verify", verdict.value, about)
+    _record(migration, window, report)
+    if report.ok:
+        _settle_earlier(migration, asked, window)
+    return report
+
+
+def advance_watermark(migration: Migration) -> WatermarkReport:
+    """Moves the watermark over the days whose windows are all verified (or rejected by name, where the policy says so).
+
+    Raises:
+        UsageError: nothing was migrated yet and the source is empty.
+    """
+    began = time.monotonic()
+    state = migration.state
+    if state.watermark(*migration.name) is None:
+        first = migration.first_day()
+        if first is None:
+            raise UsageError("the source has no rows and no begin is set", source=migration.source.name)
+        state.start_watermark(*migration.name, first)
+    past_rejects = migration.on_rejects is OnRejects.ADVANCE
+    before, after = state.advance(*migration.name, past_rejects=past_rejects)
+    return WatermarkReport(
+        source=migration.source.name, tenant=migration.source.tenant, before=day_text(before.day),
+        after=day_text(after.day), days=(after.day - before.day).days, held_by=_held_by(migration, after.day),
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def migrate(
+    migration: Migration, windows: Iterable[Window], *, each: Callable[[Window], Progress | None] = lambda _: None
+) -> MigrateReport:
+    """Migrates windows one after the other, moving the watermark behind them; a failed one does not stop the rest.
+
+    `each` gives the progress listener of a window that begins. A failed window is in the report as such.
+    """
+    began = time.monotonic()
+    reports: list[WindowReport] = []
+    failures: list[str] = []
+    watermark = advance_watermark(migration)
+    for window in windows:
+        try:
+            reports.append(migrate_window(migration, window, progress=each(window)))
+        except UnavailableError:
+            raise
+        except VeraError as error:
+            failures.append(f"{day_text(window.day)}/{window.revision}: {error}")
+        moved = advance_watermark(migration)
+        watermark = replace(moved, before=watermark.before, days=watermark.days + moved.days)
+    packs = [report.pack for report in reports]
+    seconds = time.monotonic() - began
+    fresh = sum(pack.packed_now for pack in packs)
+    untimed = [reject.uid for reject in migration.source.untimed(UNTIMED_NAMED)]
+    return MigrateReport(
+        ok=not failures and all(report.ok for report in reports),
+        source=migration.source.name, tenant=migration.source.tenant, windows=tuple(reports), watermark=watermark,
+        failures=tuple(failures), blind_spots=migration.source.blind_spots, untimed=tuple(untimed),
+        files=sum(pack.rows for pack in packs), archived=sum(pack.archived for pack in packs),
+        equal=sum(pack.equal for pack in packs), rejected=sum(pack.rejected for pack in packs),
+        content_bytes=sum(pack.content_bytes for pack in packs), stored_bytes=sum(pack.stored_bytes for pack in packs),
+        objects=sum(pack.objects for pack in packs), files_per_second=fresh / seconds if fresh else 0.0,
+        seconds=seconds,
+    )  # fmt: skip
+
+
+def _begin(migration: Migration, window: Window) -> None:
+    """Notes that the window is begun, before it is frozen: rows that come later are looked for from then on.
+
+    Raises:
+        ConflictError: an earlier revision has no good verdict yet; it comes first.
+    """
+    state = migration.state
+    records = state.windows(*migration.name, first=window.day, end=window.day + ONE_DAY)
+    for record in records:
+        if record.revision < window.revision and record.state not in FINAL:
+            raise ConflictError(
+                f"revision {record.revision} of the day is {record.state.value}; it comes first",
+                todo="Migrate the day again.", source=window.source, tenant=window.tenant, day=day_text(window.day),
+                revision=window.revision,
+            )  # fmt: skip
+    if all(record.window != window for record in records):
+        with suppress(ConflictError):
+            state.record(window, WindowState.FROZEN, fence=0)
+
+
+def _next(record: WindowRecord) -> Window:
+    return replace(record.window, revision=record.revision + 1)
+
+
+def _verdict(pack: PackReport, verify: VerifyReport) -> WindowState:
+    if not verify.ok:
+        return WindowState.FAILED
+    return WindowState.REJECTS if pack.rejected else WindowState.VERIFIED
+
+
+def _record(migration: Migration, window: Window, report: WindowReport) -> None:
+    """Records the verdict and the named rejects; earlier revisions' rejects were tried again in this one.
+
+    A failure always stands. A good verdict gives way to one that somebody else recorded meanwhile, if that is the same.
+    """
+    state = migration.state
+    known = state.window(window)
+    with migration.repo.scratch() as scratch:
+        frozen = load_frozen(migration.repo, window, scratch)
+        rejects = (Reject(row.uid, why, row.detail) for row, why in rejected_rows(migration.repo, frozen.manifest))
+        fence = None if report.verdict is WindowState.FAILED else 0 if known is None else known.fence
+        try:
+            state.record(
+                window, report.verdict, manifest=frozen.digest, verdict=as_json(report), rejects=rejects, fence=fence
+            )
+        except ConflictError:
+            now = state.window(window)
+            if now is None or (now.state, now.manifest) != (report.verdict, frozen.digest):
+                raise
+
+
+def _settle_earlier(migration: Migration, asked: Window, done: Window) -> None:
+    """Closes earlier revisions that `done` answers for.
+
+    Their rejects were tried again in it; and those from the one that was asked for on were routed by an epoch that is
+    not active any more, so that all their rows went again.
+    """
+    for record in migration.state.windows(*migration.name, first=done.day, end=done.day + ONE_DAY):
+        stale = asked.revision <= record.revision < done.revision
+        if stale or (record.state is WindowState.REJECTS and record.revision < done.revision):
+            verdict = {**record.verdict, "answered_by_revision": done.revision}
+            migration.state.record(record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict)
+
+
+def _held_by(migration: Migration, day: date) -> str:
+    """What keeps the watermark at `day`, in words; "" where it stands at the first day that is left alone."""
+    if day >= migration.end_day():
+        return ""
+    records = migration.state.windows(*migration.name, first=day, end=day + ONE_DAY)
+    bad = [record for record in records if record.state is not WindowState.VERIFIED]
+    if not records:
+        return f"{day.isoformat()} is not migrated yet"
+    return "; ".join(f"{day.isoformat()} revision {record.revision}: {record.state.value}" for record in bad)

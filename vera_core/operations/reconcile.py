@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source
-    from vera_core.source.rows import Row
 
 COLUMNS = ["uid", "size", "sha256"]
 
@@ -134,14 +133,3 @@ def _source_side(
                     )
             case (size, sha256):
                 yield item.row.uid, size, sha256
-
-
-def rejected_rows(frozen: FrozenManifest, parts: Sequence[Part]) -> Iterator[tuple[Row, str]]:
-    """Every rejected row of a manifest with its reason: those rejected when frozen, and those of the parts."""
-    for row in frozen.manifest.rejects():
-        yield row, row.reject
-    for part in parts:
-        for reason, ranges in part.rejects.items():
-            for first, end in ranges:
-                for row in frozen.manifest.rows(first, end):
-                    yield row, reason

@@ -130,7 +130,7 @@ class _SegmentPacker:
                 pending.result()
 
     def commit(self, built: BuiltPart) -> bool:
-        """Verifies, uploads, commits and seals a built part; False where the log moved so that it must be planned again."""
+        """Verifies, uploads, commits and seals a built part; False where the log moved so that it needs a new plan."""
         repo = self.job.repo
         try:
             verify_built(built)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError
+from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.format import FileSource, ShardReader
 from vera_core.model import Lock, day_text, format_time
 from vera_core.operations.commit import satisfies
-from vera_core.operations.freeze import frozen_manifests
+from vera_core.operations.freeze import load_frozen
 from vera_core.operations.reconcile import Accounts, reconcile_part
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.store.base import MissingObjectError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from vera_core.errors import VeraError
     from vera_core.model import Slot
-    from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, ShardRef, SlotState
@@ -120,7 +119,7 @@ def verify_window(repo: Repository, source: Source, window: Window) -> VerifyRep
     began = time.monotonic()
     tally = _Tally()
     with repo.scratch() as scratch:
-        frozen = _frozen(repo, window, scratch)
+        frozen = load_frozen(repo, window, scratch)
         _check_lock(repo, frozen.key, frozen.version_id, None, tally)
         for segment in frozen.manifest.segments:
             log = repo.slot_log(segment.slot)
@@ -286,16 +285,6 @@ def _check_log_locks(repo: Repository, log: SlotLog, state: SlotState, tally: _T
     for record in state.records:
         wanted = None if longest is None else Lock(repo.config.lock_mode, longest)
         _check_lock(repo, log.chain.key_of(record.number), record.version_id, wanted, tally)
-
-
-def _frozen(repo: Repository, window: Window, scratch: Path) -> FrozenManifest:
-    for item in frozen_manifests(repo, window, scratch):
-        if item.window.revision == window.revision:
-            return item
-    raise NotFoundError(
-        "the window was never frozen", todo="Pack it first: vera migrate.", source=window.source,
-        day=window.day, revision=window.revision, tenant=window.tenant,
-    )  # fmt: skip
 
 
 def _not_compared(part: Part) -> Finding:

@@ -27,7 +27,7 @@ from vera_core.source.sorting import ExternalSort
 from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, parse_metadata, to_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vera_core.routing import Routing
@@ -201,8 +201,13 @@ def freeze(rows: Iterable[RawRow], routing: Routing, path: Path, *, window: Wind
         sort.close()
 
 
-def new_rows(rows: Iterable[RawRow], earlier: Sequence[Manifest]) -> Iterator[RawRow]:
+def new_rows(
+    rows: Iterable[RawRow], earlier: Sequence[Manifest], *, again: Container[tuple[str, int]] = ()
+) -> Iterator[RawRow]:
     """The rows that do not stand in `earlier` revisions with the same uid, time, size, place, late value and verdict.
+
+    Rows that were rejected come again: those that still carry a reason, and those whose (uid, microseconds) is in
+    `again` because their content could not be read.
 
     Takes 16 bytes of memory a row of `earlier`: rows are told apart by 128 bits of BLAKE2b, which collide less often
     than memory fails.
@@ -213,7 +218,7 @@ def new_rows(rows: Iterable[RawRow], earlier: Sequence[Manifest]) -> Iterator[Ra
     known = _Identities(earlier)
     for batch in _batches(rows, BATCH_ROWS):
         for row, stands in zip(batch, known.have(batch), strict=True):
-            if not stands:
+            if not stands or row.reject or (row.uid, row.created_at) in again:
                 yield row
 
 

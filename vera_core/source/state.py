@@ -240,10 +240,10 @@ class MigrationState:
                     self._put(connection, window, values, fence)
                     self._put_rejects(connection, window, named)
                 break
-            except exc.IntegrityError:
+            except exc.IntegrityError as error:
                 # Somebody inserted the same record at the same moment: next time there is one to update.
-                if attempt == _TRIES - 1:
-                    raise
+                if fence is not None or attempt == _TRIES - 1:
+                    raise self._changed(window) from error
         found = self.window(window)
         assert found is not None
         return found
@@ -301,12 +301,15 @@ class MigrationState:
         if connection.execute(change).rowcount == 1:
             return
         if fence:
-            raise ConflictError(
-                "somebody else recorded this window since it was read",
-                todo="Read its state again; the work itself may be repeated at any time.",
-                source=window.source, tenant=window.tenant, day=window.day, revision=window.revision,
-            )  # fmt: skip
+            raise self._changed(window)
         connection.execute(sa.insert(table).values(**_key(window), **values, fence=1))
+
+    def _changed(self, window: Window) -> ConflictError:
+        return ConflictError(
+            "somebody else recorded this window since it was read",
+            todo="Read its state again; the work itself may be repeated at any time.",
+            source=window.source, tenant=window.tenant, day=window.day, revision=window.revision,
+        )  # fmt: skip
 
     def _put_rejects(self, connection: Connection, window: Window, rejects: list[Reject]) -> None:
         table = self._tables.rejects
