@@ -20,6 +20,10 @@ STRICT: dict[str, Any] = {"extra": "forbid"}
 """Settings refuse keys that they don't know."""
 
 
+class SettingError(UsageError, ValueError):
+    """A setting is wrong; settings.py adds file and key. A ValueError, as pydantic collects those with their place."""
+
+
 class TimeType(StrEnum):
     """What a created_at column holds."""
 
@@ -51,7 +55,7 @@ class TimeColumn:
     """The created_at column. `zone`: the IANA zone of times that name none themselves.
 
     Raises:
-        UsageError: the zone is unknown, missing, or given for times that have their own.
+        SettingError: the zone is unknown, missing, or given for times that have their own.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -62,14 +66,14 @@ class TimeColumn:
 
     def __post_init__(self) -> None:
         if self.type is TimeType.TIMESTAMP and not self.zone:
-            raise UsageError("created_at has no zone", todo='Times without a zone need one: zone = "Europe/Berlin".')
+            raise SettingError("created_at has no zone", todo='Times without a zone need one: zone = "Europe/Berlin".')
         if self.zone and self.type not in {TimeType.TIMESTAMP, TimeType.TEXT}:
-            raise UsageError(f"created_at of type {self.type} takes no zone", todo="Remove zone.")
+            raise SettingError(f"created_at of type {self.type} takes no zone", todo="Remove zone.")
         if self.zone:
             try:
                 ZoneInfo(self.zone)
             except (ZoneInfoNotFoundError, ValueError):
-                raise UsageError(f"{self.zone!r} is no known time zone", todo="Use an IANA name.") from None
+                raise SettingError(f"{self.zone!r} is no known time zone", todo="Use an IANA name.") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class ContentColumn:
     """The content column. `roots`: directories that paths must lie in; `buckets`: buckets that URIs may name.
 
     Raises:
-        UsageError: paths without roots, URIs without buckets, or a root that is not absolute.
+        SettingError: paths without roots, URIs without buckets, or a root that is not absolute.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -89,18 +93,18 @@ class ContentColumn:
 
     def __post_init__(self) -> None:
         if (self.kind is ContentKind.PATH) != bool(self.roots):
-            raise UsageError(
+            raise SettingError(
                 "content of kind path needs roots, other kinds take none",
                 todo='Name the directories that files may be read from: roots = ["/srv/files"].',
             )
         if (self.kind is ContentKind.S3) != bool(self.buckets):
-            raise UsageError(
+            raise SettingError(
                 "content of kind s3 needs buckets, other kinds take none",
                 todo='Name the buckets that may be read: buckets = ["scans"].',
             )
         for root in self.roots:
             if not root.is_absolute():
-                raise UsageError(f"the root {str(root)!r} is not absolute", todo="Give the whole path.")
+                raise SettingError(f"the root {str(root)!r} is not absolute", todo="Give the whole path.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ class Given:
     """A fact of every row: one `value` for all, or a `column`, its values translated by `map` where that is given.
 
     Raises:
-        UsageError: not exactly one of value and column, or a map without a column.
+        SettingError: both value and column, or a map without a column.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -119,9 +123,9 @@ class Given:
 
     def __post_init__(self) -> None:
         if bool(self.value) and bool(self.column):
-            raise UsageError("both value and column are given", todo="Keep one of them.")
+            raise SettingError("both value and column are given", todo="Keep one of them.")
         if self.map and not self.column:
-            raise UsageError("a map needs the column whose values it translates", todo="Add column.")
+            raise SettingError("a map needs the column whose values it translates", todo="Add column.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +142,7 @@ class LateColumn:
 
     def __post_init__(self) -> None:
         if self.settle_seconds < 0:
-            raise UsageError("settle_seconds is negative", todo="900 is a good value if unsure.")
+            raise SettingError("settle_seconds is negative", todo="900 is a good value if unsure.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +155,7 @@ class SourceSettings:
     included.
 
     Raises:
-        UsageError: settings that contradict each other.
+        SettingError: settings that contradict each other.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -177,25 +181,28 @@ class SourceSettings:
 
     def __post_init__(self) -> None:
         if bool(self.url) == bool(self.url_env):
-            raise UsageError(
+            raise SettingError(
                 "not exactly one of url and url_env is given",
                 todo='Name the environment variable that holds the database URL: url_env = "INVOICES_URL".',
             )
         if has_password(self.url):
-            raise UsageError(
+            raise SettingError(
                 "url holds a password", todo="Put the URL into an environment variable and name that as url_env."
             )
         if self.tenant.column and not self.tenant.map:
-            raise UsageError(
+            raise SettingError(
                 "a tenant column needs a map that declares its tenants",
                 todo='For example: tenant = { column = "bank", map = { "0017" = "bank-one" } }.',
             )
         for tenant in self.tenants:
-            check_name(tenant, "tenant")
+            try:
+                check_name(tenant, "tenant")
+            except UsageError as error:
+                raise SettingError(error.what, todo=error.todo) from error
         if self.media_type.map:
-            raise UsageError("media_type takes no map", todo="Give a value or a column.")
+            raise SettingError("media_type takes no map", todo="Give a value or a column.")
         if self.lag_days < 1:
-            raise UsageError(f"lag_days is {self.lag_days}", todo="1 leaves only the day alone that is not over yet.")
+            raise SettingError(f"lag_days is {self.lag_days}", todo="1 leaves only the day alone that is not over yet.")
 
     @property
     def tenants(self) -> tuple[str, ...]:

@@ -1,0 +1,185 @@
+"""The settings of a process: `vera.toml`, then `VERA_*` variables, then what the caller gives; the later wins.
+
+docs/sources.md lists them all. What is fixed for a repository's life is no setting but stands in its config log. No
+secret is a setting: a database URL with a password is taken from an environment variable that a setting names.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import ByteSize, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from vera_core.errors import UsageError
+from vera_core.model import DEFAULT_TENANT, check_name
+from vera_core.source.mapping import SettingError, SourceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+    from pydantic_settings import PydanticBaseSettingsSource
+
+DEFAULT_FILE = "vera.toml"
+FILE_VARIABLE = "VERA_SETTINGS"
+"""Names the settings file where no option does."""
+PREFIX = "VERA_"
+_SHOWN = 5
+_WORDS = {
+    "unexpected_keyword_argument": "there is no such setting",
+    "extra_forbidden": "there is no such setting",
+    "missing": "the setting is missing",
+    "missing_argument": "the setting is missing",
+}
+
+
+def _who() -> str:
+    """The account and machine that run this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # An account without a name, as containers have.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+class Settings(BaseSettings):
+    """What a process works with; make it with `load`.
+
+    `actor` is who the audit trail names; `spool` a directory for shards being built, `spool_bytes` how much they may
+    take together; `freshness_seconds` how old a slot's state may be for a reader; `workers` the threads that load
+    files; `price_table` the prices by which costs are told.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    repository: str = ""
+    actor: str = Field(default_factory=_who, min_length=1, max_length=256)
+    tenant: str = DEFAULT_TENANT
+    spool: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / "vera-spool")
+    spool_bytes: ByteSize = ByteSize(8 << 30)
+    freshness_seconds: NonNegativeFloat = 5.0
+    workers: PositiveInt = 2
+    price_table: str = "s3-standard-ia"
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(  # the signature is pydantic's
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` gives: it merges file, environment and overrides itself, to say where an error is."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, path: Path | None = None, **overrides: Any) -> Self:
+        """Reads the settings. An override that is None counts as not given.
+
+        Args:
+            path: the settings file; else the one that VERA_SETTINGS names, else ./vera.toml if there is one.
+            overrides: settings by name, as the options of a command give them.
+
+        Raises:
+            UsageError: naming file or variable, key and what to do.
+        """
+        file, content = _read(path)
+        environment = EnvSettingsSource(cls)()
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            settings = cls(**_merged(_merged(content, environment), given))
+        except ValidationError as error:
+            raise _explained(error.errors(include_url=False, include_input=False), file, environment) from None
+        for what, names in (("tenant", [settings.tenant]), ("source", list(settings.sources))):
+            for name in names:
+                check_name(name, what)
+        if settings.spool.is_absolute():
+            return settings
+        base = file.resolve().parent if file is not None and "spool" in content else Path.cwd()
+        return settings.model_copy(update={"spool": base / settings.spool})
+
+    def source(self, name: str) -> SourceSettings:
+        """The settings of a source.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name not in self.sources:
+            known = ", ".join(sorted(self.sources)) or "none"
+            raise UsageError(
+                f"there is no source {name!r} in the settings",
+                todo=f"There is: {known}. docs/sources.md shows how to add one.",
+            )
+        return self.sources[name]
+
+
+def _read(path: Path | None) -> tuple[Path | None, dict[str, Any]]:
+    """The settings file and what is in it; none and nothing where there is no ./vera.toml."""
+    named = path or (Path(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
+    file = named or Path(DEFAULT_FILE)
+    try:
+        return file, tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        if named is None:
+            return None, {}
+        raise UsageError(
+            "there is no such settings file", todo="Check --settings or VERA_SETTINGS.", file=file
+        ) from None
+    except OSError as error:
+        raise UsageError(f"the settings file can't be read: {error.strerror}", file=file) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the settings file is no TOML: {error}", todo="Correct it.", file=file) from None
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, table by table; where both have a key, `high` counts."""
+    both = dict(low)
+    for key, value in high.items():
+        mine = both.get(key)
+        both[key] = _merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _explained(errors: Sequence[ErrorDetails], file: Path | None, environment: Mapping[str, Any]) -> UsageError:
+    """The errors of a validation as one of ours; the first with its place, the next ones below it."""
+    explained = [_explain(error, file, environment) for error in errors[:_SHOWN]]
+    first = explained[0]
+    for other in explained[1:]:
+        first.todo += f"\nAlso: {other}"
+    if len(errors) > _SHOWN:
+        first.todo += f"\nAnd {len(errors) - _SHOWN} more."
+    return first
+
+
+def _explain(error: ErrorDetails, file: Path | None, environment: Mapping[str, Any]) -> UsageError:
+    keys = [str(part) for part in error["loc"]]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, SettingError):
+        what, todo = cause.what, cause.todo
+    else:
+        what, todo = _WORDS.get(error["type"], error["msg"]), "Correct it; docs/sources.md lists all settings."
+    if _holds(environment, keys):
+        return UsageError(what, todo=todo, variable=PREFIX + "__".join(keys).upper())
+    return UsageError(what, todo=todo, file=file, key=".".join(keys))
+
+
+def _holds(tree: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether the environment gives the value at `keys`."""
+    value: Any = tree
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value = value[key]
+    return True
