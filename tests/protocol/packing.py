@@ -137,9 +137,7 @@ def some_files(count: int, *, seed: int = 1, day: date = DAY, prefix: str = "doc
 def archivable(source: MemorySource, day: date = DAY) -> dict[str, File]:
     """What must be archived of a day: the last file of each uid that nothing keeps out."""
     return {
-        file.uid: file
-        for file in source.files
-        if file.created_at.date() == day and not file.fails and not file.reject
+        file.uid: file for file in source.files if file.created_at.date() == day and not file.fails and not file.reject
     }
 
 
