@@ -103,7 +103,7 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
         known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
         rows = source.rows(window)
         if known:
-            rows = new_rows(rows, known, again=_unread(repo, known))
+            rows = new_rows(rows, known, again=unread_rows(repo, known))
         manifest = freeze(rows, routing, path, window=window, spool=scratch)
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
@@ -159,7 +159,7 @@ def rejected_rows(repo: Repository, manifest: Manifest) -> Iterator[tuple[Row, s
                     yield row, reason
 
 
-def _unread(repo: Repository, manifests: list[Manifest]) -> set[tuple[str, int]]:
+def unread_rows(repo: Repository, manifests: list[Manifest]) -> set[tuple[str, int]]:
     """(uid, microseconds) of the rows that were rejected when they were packed."""
     return {
         (row.uid, row.created_at)

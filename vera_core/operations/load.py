@@ -23,7 +23,6 @@ UNKNOWN_SIZE = 64 << 10
 """What a row without a declared size counts for in a batch."""
 CHUNK = 1 << 20
 IN_FLIGHT = 4
-THREADS = 2
 
 T = TypeVar("T")
 Numbered = tuple[int, "Row"]
@@ -38,7 +37,7 @@ class LoadedRow(NamedTuple, Generic[T]):
 
 
 def load_rows(
-    source: Source, rows: Iterator[Numbered], work: Callable[[Sequence[bytes]], Sequence[T]]
+    source: Source, rows: Iterator[Numbered], work: Callable[[Sequence[bytes]], Sequence[T]], *, threads: int
 ) -> Generator[LoadedRow[T]]:
     """Fetches rows and applies `work` to their contents in threads, a few batches ahead; yields them in order.
 
@@ -46,7 +45,7 @@ def load_rows(
         UnavailableError: the source can't be reached.
     """
     batches = _batches(rows)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-load") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="vera-load") as pool:
         pending = deque((batch, pool.submit(_load, source, batch, work)) for batch in islice(batches, IN_FLIGHT))
         try:
             while pending:

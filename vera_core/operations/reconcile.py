@@ -76,7 +76,9 @@ def reconcile_part(
         if number not in rejected
     )
     unread: list[Finding] = []
-    now = pd.DataFrame(_source_side(load_rows(source, rows, _digests), unread), columns=COLUMNS)
+    now = pd.DataFrame(
+        _source_side(load_rows(source, rows, _digests, threads=repo.workplace.threads), unread), columns=COLUMNS
+    )
     yield from unread
     kept = pd.DataFrame(
         ((entry.uid, entry.size, entry.sha256) for entry in ([] if reader is None else reader.entries())),

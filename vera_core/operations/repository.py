@@ -39,10 +39,16 @@ SCRATCH_PREFIX = "vera-"
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """What a process brings along: `actor` for the audit trail, `spool` a local directory for shards being built."""
+    """What a process brings along.
+
+    `actor` is who the audit trail names, `spool` a local directory for shards being built; a reader takes what it knows
+    of a slot as current for `freshness_seconds`; `threads` load and encode files.
+    """
 
     actor: str
     spool: Path
+    freshness_seconds: float = 5.0
+    threads: int = 2
 
 
 class Repository:

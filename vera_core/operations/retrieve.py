@@ -1,7 +1,7 @@
 """Reading files back: from a uid to its verified bytes, without any database of locations.
 
 A cold read asks for the sidecar, the next log record, the shard's suffix and the entry; a warm one only for the entry.
-What a reader knows of a slot is taken as current for `FRESHNESS_SECONDS`; then the next log record is asked for again.
+What a reader knows of a slot is taken as current for the workplace's freshness; then the next log record is asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.slots import SlotState
 
-FRESHNESS_SECONDS = 5.0
 KNOWN_SLOTS = 1024
 
 
@@ -136,13 +135,13 @@ class Retriever:
                 yield self._report(slot, state, living[-1])
 
     def _state(self, slot: Slot) -> SlotState:
-        """The slot's state, at most `FRESHNESS_SECONDS` old."""
+        """The slot's state, at most as old as the freshness says."""
         now = time.monotonic()
         with self._guard:
             known = self._known.get(slot)
             if known is not None:
                 self._known.move_to_end(slot)
-                if now - known[1] < FRESHNESS_SECONDS:
+                if now - known[1] < self._repo.workplace.freshness_seconds:
                     return known[0]
         log = self._repo.slot_log(slot)
         if known is None:

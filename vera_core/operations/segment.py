@@ -98,7 +98,7 @@ class _SegmentPacker:
         job = self.job
         rows = enumerate(job.frozen.manifest.rows(first, end), first)
         work = partial(encode_many, policy=job.repo.config.compression)
-        return RowFeed(load_rows(job.source, rows, work))
+        return RowFeed(load_rows(job.source, rows, work, threads=job.repo.workplace.threads))
 
     def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
         """The next part of `feed` as a finished shard in the spool."""

@@ -47,7 +47,7 @@ def slots(repo: Repository, tenant: str, day: date) -> Iterator[Slot]:
             slot = Slot(tenant, day, int(prefix[len(root) :].rstrip("/"), 16), n_bits)
         except ValueError:
             continue
-        if repo.keys.slot_prefix(slot) == prefix and slot.index < 1 << n_bits:
+        if 0 <= slot.index < 1 << n_bits and repo.keys.slot_prefix(slot) == prefix:
             yield slot
 
 
