@@ -189,8 +189,8 @@ def check_committed(repo: Repository, slot: Slot, shard: ShardRef) -> None:
         IntegrityError: its bytes are not the ones committed.
         MissingObjectError: the version is gone.
     """
-    digest = stored_digest(repo, shard.key, shard.version_id, shard.size)
-    if digest.hex() != shard.sha256:
+    size = repo.store.head(shard.key, version_id=shard.version_id).size
+    if size != shard.size or stored_digest(repo, shard.key, shard.version_id, size).hex() != shard.sha256:
         raise IntegrityError(
             "a committed shard's bytes are not the ones that were committed",
             todo="Run `vera verify --deep` to see which entries are hit; repack it from the source or a replica.",
