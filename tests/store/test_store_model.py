@@ -1,7 +1,13 @@
-"""MemoryStore and a real S3 server, given the same calls, answer the same: the model is what it says it is."""
+"""MemoryStore and a real S3 server, given the same calls, answer the same: the model is what it says it is.
+
+Left out is what SeaweedFS does unlike S3, and what the archive never asks for: a key that is also the folder of another
+one counts as present there, the deletion of a version that is gone can lose the mark of the latest one, and an emptied
+folder is listed for a while.
+"""
 
 from __future__ import annotations
 
+import os
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
     from vera_core.store.base import ObjectStore
 
-KEYS = st.sampled_from(["a", "a/b", "a/b/.vera.meta", "t"])
+KEYS = st.sampled_from(["a/b", "a/c/.vera.meta", "a/d", "t"])
 CONTENTS = st.sampled_from([b"", b"x", b"0123456789", b"y" * 5000])
 LOCKS = st.sampled_from([None, (LockMode.GOVERNANCE, 1), (LockMode.GOVERNANCE, 2), (LockMode.COMPLIANCE, 1)])
 PLACES = st.integers(0, 5)
@@ -50,7 +56,13 @@ class TwoStores(RuleBasedStateMachine):
 
     def version(self, place: int) -> tuple[str, str, str, str]:
         """A version made before, or one that never was."""
-        return self.made[-1 - place] if place < len(self.made) else ("a", "0" * 32, "0" * 32, "")
+        return self.made[-1 - place] if place < len(self.made) else ("a/b", "0" * 32, "0" * 32, "")
+
+    def there(self, place: int) -> tuple[str, str, str, str] | None:
+        """A version that still is there."""
+        ids = {info.version_id for info in self.pair[0].list_versions("")}
+        left = [item for item in self.made if item[1] in ids]
+        return left[-1 - place] if place < len(left) else None
 
     def lock(self, wanted: tuple[LockMode, int] | None) -> Lock | None:
         return None if wanted is None else Lock(wanted[0], self.start + timedelta(hours=wanted[1]))
@@ -78,15 +90,15 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(place=PLACES, bypass=st.booleans())
     def delete_version(self, place: int, bypass: bool) -> None:
-        version = self.version(place)
-        one, two = self.both(
-            lambda store, side: store.delete(version[0], version_id=version[1 + side], bypass_governance=bypass)
-        )
-        assert one == two
+        if version := self.there(place):
+            one, two = self.both(
+                lambda store, side: store.delete(version[0], version_id=version[1 + side], bypass_governance=bypass)
+            )
+            assert one == two
 
     @rule(place=PLACES, bypass=st.booleans())
     def delete_batch(self, place: int, bypass: bool) -> None:
-        versions = [self.version(place), self.version(place + 1)]
+        versions = [item for item in (self.there(place), self.there(place + 1)) if item is not None]
         one, two = self.both(
             lambda store, side: len(
                 store.delete_batch([(item[0], item[1 + side]) for item in versions], bypass_governance=bypass)
@@ -135,8 +147,9 @@ class TwoStores(RuleBasedStateMachine):
         assert one == two
         one, two = self.both(lambda store, _: [(info.key, info.size) for info in store.list_objects("")])
         assert one == two
-        one, two = self.both(lambda store, _: [list(store.list_prefixes("")), list(store.list_prefixes("a/"))])
-        assert one == two
+        for prefix in ("", "a/"):
+            model, server = (list(store.list_prefixes(prefix)) for store in self.pair)
+            assert model == [found for found in server if any(self.pair[0].list_versions(found))]
 
 
 @pytest.mark.usefixtures("embedded_s3")
@@ -144,6 +157,9 @@ def test_the_model_answers_as_a_server() -> None:
     run_state_machine_as_test(
         TwoStores,
         settings=settings(
-            max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20,
+            stateful_step_count=15,
+            derandomize=os.environ.get("HYPOTHESIS_PROFILE") != "fuzz",
+            suppress_health_check=list(HealthCheck),
         ),
     )
