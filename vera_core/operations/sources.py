@@ -1,12 +1,10 @@
-"""Opening what the settings name: the repository, and the sources with their state in the business database."""
+"""Opening the sources that the settings name, with their state in the business database."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vera_core.errors import UsageError
 from vera_core.operations.migrate import Migration
-from vera_core.operations.repository import Repository, Workplace
 from vera_core.source.base import Terms
 from vera_core.source.database import connect
 from vera_core.source.sql import open_sources
@@ -14,32 +12,8 @@ from vera_core.source.state import MigrationState
 
 if TYPE_CHECKING:
     from vera_core.config import RepositoryConfig
+    from vera_core.operations.repository import Repository
     from vera_core.settings import Settings
-
-
-def workplace(settings: Settings) -> Workplace:
-    """What the settings say of this process."""
-    return Workplace(
-        actor=settings.actor,
-        spool=settings.spool,
-        freshness_seconds=settings.freshness_seconds,
-        threads=settings.workers,
-    )
-
-
-def open_repository(settings: Settings) -> Repository:
-    """The repository that the settings name.
-
-    Raises:
-        UsageError: they name none.
-        NotFoundError: there is none.
-    """
-    if not settings.repository:
-        raise UsageError(
-            "no repository is named",
-            todo="Use --repository s3://bucket/prefix, set VERA_REPOSITORY, or write repository = ... into vera.toml.",
-        )
-    return Repository.open(settings.repository, workplace(settings))
 
 
 def terms(config: RepositoryConfig) -> Terms:
