@@ -13,7 +13,7 @@ from vera_core.audit.trail import AuditPolicy, AuditTrail
 from vera_core.errors import UnavailableError
 from vera_core.keyspace import KeyKind, Keyspace
 from vera_core.model import LockMode
-from vera_core.store.chain import ChainedLog, LogOptions, Record, canonical
+from vera_core.store.chain import ChainedLog, LogOptions, Record, encode_record
 from vera_core.store.clock import StoreClock
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
@@ -116,7 +116,7 @@ def test_somebody_elses_plain_puts_and_deletes_are_no_entries(memory_store: Memo
     audit = trail(memory_store)
     intent = audit.intent("pack", {})
     for number in (1, 2):
-        memory_store.put(KEYS.audit(audit.writer, number), canonical({"type": "outcome", "n": number, "prev": ""}))
+        memory_store.put(KEYS.audit(audit.writer, number), encode_record({"type": "outcome", "n": number, "prev": ""}))
         memory_store.delete(KEYS.audit(audit.writer, number))
     audit.outcome(intent, "done", {})
     assert [record.type for record in entries(memory_store, audit.writer)] == ["intent", "outcome"]

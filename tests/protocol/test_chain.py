@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from tests.protocol.chains import PREFIX, append, chain, grow, head_of, until, values
 from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError
 from vera_core.model import Lock, LockMode
-from vera_core.store.chain import MAX_RECORD_BYTES, Finding, Head, LogOptions, LostAppendError, Record, canonical
+from vera_core.store.chain import (
+    MAX_RECORD_BYTES,
+    Finding,
+    Head,
+    LogOptions,
+    LostAppendError,
+    Record,
+    canonical,
+    decode_record,
+    encode_record,
+)
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -42,8 +52,8 @@ def test_records_are_dense_linked_and_locked(store: ObjectStore) -> None:
     for record in made:
         blob = store.get(log.key_of(record.number), version_id=record.version_id)
         assert hashlib.sha256(blob.data).hexdigest() == record.digest
-        assert json.loads(blob.data) == record.body
-        assert canonical(record.body) == blob.data
+        assert decode_record(blob.data) == record.body
+        assert json.loads(blob.data)["check"] == hashlib.sha256(canonical(record.body)).hexdigest()
         assert record.body["prev"] == previous
         assert record.lock is not None
         assert record.lock == store.get_lock(log.key_of(record.number), record.version_id)
@@ -74,7 +84,7 @@ def test_a_record_that_was_altered_breaks_the_chain() -> None:
     made = grow(log, 2)
     other = {**made[0].body, "value": "other"}
     replacement = MemoryStore()
-    replacement.put(log.key_of(1), canonical(other), lock=until())
+    replacement.put(log.key_of(1), encode_record(other), lock=until())
     replacement.put(log.key_of(2), store.get(KEY_2).data, lock=until())
     with pytest.raises(IntegrityError, match="does not follow") as caught:
         chain(replacement).read()
@@ -85,7 +95,7 @@ def test_a_record_that_was_altered_breaks_the_chain() -> None:
 def test_a_record_under_another_number_is_refused(memory_store: MemoryStore) -> None:
     log = chain(memory_store)
     first, second = grow(log, 2)
-    memory_store.put(KEY_3, canonical({**second.body, "prev": second.digest}), lock=until())
+    memory_store.put(KEY_3, encode_record({**second.body, "prev": second.digest}), lock=until())
     with pytest.raises(IntegrityError, match="unreadable"):
         log.read()
     with pytest.raises(IntegrityError, match="unreadable"):
@@ -100,6 +110,8 @@ HOSTILE = [
     b'"commit"',
     b"\xff\xfe{}",
     b'{"n": 2}',
+    b'{"n": 2, "type": "test", "prev": ""}',
+    b'{"n": 2, "type": "test", "prev": "", "check": "00"}',
     b'{"n": 2, "type": 7, "prev": ""}',
     b'{"n": "2", "type": "test"}',
     b"[" * 200_000,
@@ -121,6 +133,19 @@ def test_a_locked_record_that_cannot_be_read_stops_every_reader(data: bytes, opt
         assert caught.value.where["key"] == KEY_2
         assert caught.value.where["bucket"] == "memory"
         assert caught.value.where["version_id"]
+
+
+@given(st.integers(0, 2000), st.integers(0, 7))
+def test_a_flipped_bit_is_found_in_the_last_record_too(at: int, bit: int) -> None:
+    store = MemoryStore()
+    [record] = grow(chain(store), 1)
+    key = chain(store).key_of(1)
+    data = bytearray(store.get(key).data)
+    data[at % len(data)] ^= 1 << bit
+    store._keys[key][0] = replace(store._keys[key][0], data=bytes(data))
+    with pytest.raises(IntegrityError, match="unreadable") as caught:
+        chain(store).read()
+    assert caught.value.where["version_id"] == record.version_id
 
 
 def test_a_gap_stops_every_reader(memory_store: MemoryStore) -> None:
@@ -225,7 +250,7 @@ def test_findings_say_what_they_are(memory_store: MemoryStore) -> None:
     [first] = grow(log, 1)
     _plain_put(memory_store, KEY_2)
     _marker(memory_store, KEY_2)
-    memory_store.put(KEY_2, canonical({"type": "test", "n": 2, "prev": first.digest}), lock=until())
+    memory_store.put(KEY_2, encode_record({"type": "test", "n": 2, "prev": first.digest}), lock=until())
     _locked_put(memory_store, KEY_2)
     _, findings = log.survey()
     assert [finding.what for finding in findings] == [

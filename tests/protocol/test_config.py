@@ -16,7 +16,7 @@ from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, U
 from vera_core.keyspace import Keyspace
 from vera_core.model import Erasability, LockMode, RetentionClass
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
-from vera_core.store.chain import LostAppendError, canonical
+from vera_core.store.chain import LostAppendError, encode_record
 from vera_core.store.faulty import FaultyStore
 from vera_core.store.memory import MemoryStore
 
@@ -128,7 +128,7 @@ def test_nobody_without_the_right_to_lock_changes_the_config(memory_store: Memor
     for number in (1, 2):
         if attack == "put":
             forged = {**CONFIG.to_json(), "type": "init", "n": number, "lock_mode": "NONE", "prev": ""}
-            memory_store.put(KEYS.config(number), canonical(forged))
+            memory_store.put(KEYS.config(number), encode_record(forged))
         else:
             memory_store.delete(KEYS.config(number))
     assert ConfigLog(memory_store, KEYS).load() == log.config
@@ -148,7 +148,7 @@ def test_a_repository_without_locks_says_so_of_itself() -> None:
 
 
 def test_an_unlocked_record_that_does_not_say_so_is_no_repository(memory_store: MemoryStore) -> None:
-    memory_store.put(KEYS.config(1), canonical({**CONFIG.to_json(), "type": "init", "n": 1, "prev": ""}))
+    memory_store.put(KEYS.config(1), encode_record({**CONFIG.to_json(), "type": "init", "n": 1, "prev": ""}))
     with pytest.raises(NotFoundError, match="no VERA repository"):
         ConfigLog(memory_store, KEYS).load()
 

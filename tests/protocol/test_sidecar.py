@@ -29,7 +29,7 @@ from vera_core.errors import IncompatibleError, IntegrityError, VeraError
 from vera_core.model import Lock, LockMode, Origin
 from vera_core.slotlog import Sidecar, decode_sidecar, encode_sidecar
 from vera_core.slots import SlotState
-from vera_core.store.chain import LogOptions, LostAppendError, canonical
+from vera_core.store.chain import LogOptions, LostAppendError, canonical, encode_record
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -162,7 +162,7 @@ def test_a_sidecar_and_a_record_forged_together_are_not_believed(memory_store: M
         "prev": state.head.digest,
         "state": forged.fingerprint_after(commit(20, 30, EVIL)),
     }
-    evil = memory_store.put(KEYS.log(SLOT, 4), canonical(body))
+    evil = memory_store.put(KEYS.log(SLOT, 4), encode_record(body))
     log = slot_log(memory_store)
     record = log.chain._parsed(4, memory_store.get(KEYS.log(SLOT, 4)), Lock(LockMode.GOVERNANCE, FAR))
     forged.apply(record)
