@@ -60,8 +60,8 @@ class _Race:
                 self.won.append(data)
 
         with ThreadPoolExecutor(racers, thread_name_prefix="vera-race") as pool:
-            for number in range(racers):
-                pool.submit(racer, number)
+            for finished in [pool.submit(racer, number) for number in range(racers)]:
+                finished.result()
 
 
 def race_promises(bench: Bench) -> list[Promise]:
