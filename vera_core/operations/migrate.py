@@ -7,7 +7,7 @@ Dagster shows is a mirror of it. A window may be migrated again at any time: it 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vera_core.errors import ConflictError, UnavailableError, UsageError, VeraError
 from vera_core.model import day_text
 from vera_core.operations.freeze import load_frozen, rejected_rows
-from vera_core.operations.pack import PackReport, pack_window
+from vera_core.operations.pack import PackPlan, PackReport, freeze_rows, pack_window, packed_window
 from vera_core.operations.report import Report, as_json, figure
 from vera_core.operations.verify import VerifyReport, verify_window
 from vera_core.source.base import Window
@@ -24,7 +24,7 @@ from vera_core.source.rows import Reject
 from vera_core.source.state import WindowState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from vera_core.operations.repository import Repository
     from vera_core.operations.segment import Progress
@@ -63,6 +63,7 @@ class WatermarkReport(Report):
     after: str
     held_by: str = ""
     days: int = figure("days passed")
+    behind: int = figure("days behind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,16 +171,61 @@ def migrate_window(migration: Migration, window: Window, *, progress: Progress |
         VeraError: it could not be packed or verified; recorded as failed where the database can be reached.
     """
     began = time.monotonic()
-    asked = window
+    pack = pack_due(migration, window, progress=progress)
+    report = verify_packed(migration, replace(window, revision=pack.revision), pack=pack)
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def window_of(migration: Migration, day: date, *, retry_rejects: bool = False) -> Window:
+    """The window that work on `day` is about: its latest revision, whatever became of it; revision 1 before any.
+
+    `retry_rejects`: a new revision, if the latest one ended with rejects.
+    """
+    records = migration.state.latest(*migration.name, first=day, end=day + ONE_DAY)
+    if not records:
+        return Window(*migration.name, day)
+    (record,) = records
+    return _next(record) if retry_rejects and record.state is WindowState.REJECTS else record.window
+
+
+def freeze_due(migration: Migration, window: Window) -> PackPlan:
+    """Freezes a window and notes it: the first of three steps that together are `migrate_window`.
+
+    Raises:
+        VeraError: it could not be frozen; recorded as failed where the database can be reached.
+    """
     _begin(migration, window)
-    try:
+    with _failure_recorded(migration, window):
+        plan = freeze_rows(migration.repo, migration.source, window)
+    _note(migration, replace(window, revision=plan.revision), WindowState.FROZEN, plan.manifest)
+    return plan
+
+
+def pack_due(migration: Migration, window: Window, *, progress: Progress | None = None) -> PackReport:
+    """Packs a window, frozen or not, and notes it: the second step.
+
+    Raises:
+        VeraError: it could not be packed; recorded as failed where the database can be reached.
+    """
+    _begin(migration, window)
+    with _failure_recorded(migration, window):
         pack = pack_window(migration.repo, migration.source, window, progress=progress)
-        window = replace(window, revision=pack.revision)
+    _note(migration, replace(window, revision=pack.revision), WindowState.PACKED, pack.manifest)
+    return pack
+
+
+def verify_packed(migration: Migration, window: Window, *, pack: PackReport | None = None) -> WindowReport:
+    """Verifies a packed window with new readers and records the verdict: the third step.
+
+    `pack` is what packing reported; without it that is read anew from the store.
+
+    Raises:
+        VeraError: it could not be verified; recorded as failed where the database can be reached.
+    """
+    began = time.monotonic()
+    with _failure_recorded(migration, window):
+        pack = pack or packed_window(migration.repo, window)
         verify = verify_window(migration.repo, migration.source, window)
-    except VeraError as error:
-        with suppress(UnavailableError):
-            migration.state.record(window, WindowState.FAILED, verdict={"error": error.to_json()})
-        raise
     verdict = _verdict(pack, verify)
     report = WindowReport(
         ok=verdict is not WindowState.FAILED, source=window.source, tenant=window.tenant, day=day_text(window.day),
@@ -190,7 +236,7 @@ def migrate_window(migration: Migration, window: Window, *, progress: Progress |
     migration.repo.audit.verdict("verify", verdict.value, about)
     _record(migration, window, report)
     if report.ok:
-        _settle_earlier(migration, asked, window)
+        _settle_earlier(migration, window)
     return report
 
 
@@ -212,6 +258,7 @@ def advance_watermark(migration: Migration) -> WatermarkReport:
     return WatermarkReport(
         source=migration.source.name, tenant=migration.source.tenant, before=day_text(before.day),
         after=day_text(after.day), days=(after.day - before.day).days, held_by=_held_by(migration, after.day),
+        behind=max(0, (migration.end_day() - after.day).days),
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -276,6 +323,28 @@ def _next(record: WindowRecord) -> Window:
     return replace(record.window, revision=record.revision + 1)
 
 
+@contextmanager
+def _failure_recorded(migration: Migration, window: Window) -> Iterator[None]:
+    """Records the window as failed if it does; that something can't be reached for now changes no final verdict."""
+    try:
+        yield
+    except VeraError as error:
+        with suppress(UnavailableError):
+            known = migration.state.window(window)
+            settled = known is not None and known.state in FINAL
+            if not (settled and isinstance(error, UnavailableError)):
+                migration.state.record(window, WindowState.FAILED, verdict={"error": error.to_json()})
+        raise
+
+
+def _note(migration: Migration, window: Window, state: WindowState, manifest: str) -> None:
+    """Notes how far a window is, unless it has a final verdict or somebody else noted something meanwhile."""
+    known = migration.state.window(window)
+    if known is None or known.state not in FINAL:
+        with suppress(ConflictError):
+            migration.state.record(window, state, manifest=manifest, fence=0 if known is None else known.fence)
+
+
 def _verdict(pack: PackReport, verify: VerifyReport) -> WindowState:
     if not verify.ok:
         return WindowState.FAILED
@@ -303,15 +372,14 @@ def _record(migration: Migration, window: Window, report: WindowReport) -> None:
                 raise
 
 
-def _settle_earlier(migration: Migration, asked: Window, done: Window) -> None:
+def _settle_earlier(migration: Migration, done: Window) -> None:
     """Closes earlier revisions that `done` answers for.
 
-    Their rejects were tried again in it; and those from the one that was asked for on were routed by an epoch that is
-    not active any more, so that all their rows went again.
+    Their rejects were tried again in it. One without a verdict was routed by an epoch that is not active any more, so
+    that all its rows went again: nothing else lets a later revision begin (see `_begin`).
     """
     for record in migration.state.windows(*migration.name, first=done.day, end=done.day + ONE_DAY):
-        stale = asked.revision <= record.revision < done.revision
-        if stale or (record.state is WindowState.REJECTS and record.revision < done.revision):
+        if record.revision < done.revision and record.state is not WindowState.VERIFIED:
             verdict = {**record.verdict, "answered_by_revision": done.revision}
             migration.state.record(record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict)
 

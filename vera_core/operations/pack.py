@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
 from vera_core.model import day_text, format_time
-from vera_core.operations.freeze import freeze_window, frozen_manifests, routed_by_active_epochs
+from vera_core.operations.freeze import (
+    freeze_window,
+    frozen_manifests,
+    load_frozen,
+    parts_of,
+    routed_by_active_epochs,
+)
 from vera_core.operations.report import Report, figure
 from vera_core.operations.segment import PackJob, Progress, pack_segment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from vera_core.audit.trail import Intent
+    from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.repository import Repository
     from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source, Window
@@ -74,6 +84,8 @@ class PackPlan(Report):
     day: str
     revision: int
     frozen: bool
+    manifest: str = ""
+    key: str = ""
     rows: int = figure("rows", "files")
     rejected: int = figure("rejected when frozen", "files")
     accounted: int = figure("already accounted for", "files")
@@ -88,19 +100,41 @@ def plan_pack(repo: Repository, source: Source, window: Window) -> PackPlan:
     )
     with repo.scratch() as scratch:
         for item in frozen_manifests(repo, window, scratch):
-            if item.window.revision != window.revision or item.stale:
-                continue
-            slots = {segment.slot for segment in item.manifest.segments}
-            covered = [part for slot in slots for part in repo.slot_log(slot).load().covered(item.digest)]
-            plan = replace(
-                plan,
-                frozen=True,
-                rows=item.manifest.row_count,
-                rejected=item.manifest.reject_count,
-                accounted=sum(part.end - part.first for part in covered),
-                slots=len(slots),
-            )
+            if item.window.revision == window.revision and not item.stale:
+                plan = _plan(repo, item)
     return replace(plan, seconds=time.monotonic() - began)
+
+
+def freeze_rows(repo: Repository, source: Source, window: Window) -> PackPlan:
+    """Freezes the window's revision, or adopts what is frozen; says which rows packing it will find.
+
+    A revision that an epoch made stale is left behind: the answer then is about the next one.
+
+    Raises:
+        UnavailableError: source or store can't be reached.
+    """
+    began = time.monotonic()
+    intent = repo.audit.intent("freeze", _subject(source, window))
+    with _told(repo, intent), repo.scratch() as scratch:
+        frozen = freeze_window(repo, source, window, scratch)
+        while frozen.stale:
+            frozen = freeze_window(repo, source, replace(frozen.window, revision=frozen.window.revision + 1), scratch)
+        plan = replace(_plan(repo, frozen), seconds=time.monotonic() - began)
+    repo.audit.outcome(intent, "done", {"revision": plan.revision, "manifest": plan.manifest, "rows": plan.rows})
+    return plan
+
+
+def packed_window(repo: Repository, window: Window) -> PackReport:
+    """What packing a window came to, read anew from its frozen manifest and the slot logs; changes nothing.
+
+    Raises:
+        NotFoundError: the window was never frozen.
+    """
+    began = time.monotonic()
+    with repo.scratch() as scratch:
+        frozen = load_frozen(repo, window, scratch)
+        report = _report(frozen, list(parts_of(repo, frozen.manifest)))
+    return replace(report, seconds=time.monotonic() - began)
 
 
 def pack_window(repo: Repository, source: Source, window: Window, *, progress: Progress | None = None) -> PackReport:
@@ -111,18 +145,10 @@ def pack_window(repo: Repository, source: Source, window: Window, *, progress: P
         IntegrityError: what is stored does not verify and can't be made good from the source.
     """
     began = time.monotonic()
-    subject = {
-        "source": source.name, "tenant": source.tenant, "day": day_text(window.day), "revision": window.revision,
-    }  # fmt: skip
     repo.settled_config({window.day + timedelta(days) for days in (-1, 0, 1)})
-    intent = repo.audit.intent("pack", subject)
-    try:
-        with repo.scratch() as scratch:
-            report = _pack(repo, source, window, scratch, progress)
-    except BaseException as error:
-        detail = error.to_json() if isinstance(error, VeraError) else {"what": repr(error)}
-        repo.audit.outcome(intent, "failed", detail)
-        raise
+    intent = repo.audit.intent("pack", _subject(source, window))
+    with _told(repo, intent), repo.scratch() as scratch:
+        report = _pack(repo, source, window, scratch, progress)
     seconds = time.monotonic() - began
     report = replace(
         report, seconds=seconds, files_per_second=report.packed_now / seconds if report.packed_now else 0.0
@@ -152,32 +178,64 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
             done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
             repo.settled_config({segment.slot.day for segment in frozen.manifest.segments})
             if routed_by_active_epochs(repo, frozen.manifest):
-                return _report(job, done)
+                parts = [(state, part) for state, found in done for part in found]
+                return replace(_report(frozen, parts), packed_now=job.packed_now)
         # An epoch was activated after this manifest was frozen: its commits count for nothing, its rows go again.
         window = replace(window, revision=window.revision + 1)
 
 
-def _report(job: PackJob, done: list[tuple[SlotState, list[Part]]]) -> PackReport:
-    manifest = job.frozen.manifest
+@contextmanager
+def _told(repo: Repository, intent: Intent) -> Iterator[None]:
+    """Stores a failure as the outcome of `intent`; the outcome of success is the caller's."""
+    try:
+        yield
+    except BaseException as error:
+        detail = error.to_json() if isinstance(error, VeraError) else {"what": repr(error)}
+        repo.audit.outcome(intent, "failed", detail)
+        raise
+
+
+def _subject(source: Source, window: Window) -> dict[str, object]:
+    """What an audit entry says of a window."""
+    return {"source": source.name, "tenant": source.tenant, "day": day_text(window.day), "revision": window.revision}
+
+
+def _plan(repo: Repository, frozen: FrozenManifest) -> PackPlan:
+    manifest, window = frozen.manifest, frozen.window
+    return PackPlan(
+        source=window.source,
+        tenant=window.tenant,
+        day=day_text(window.day),
+        revision=window.revision,
+        frozen=True,
+        manifest=frozen.digest,
+        key=frozen.key,
+        rows=manifest.row_count,
+        rejected=manifest.reject_count,
+        accounted=sum(part.end - part.first for _, part in parts_of(repo, manifest)),
+        slots=len({segment.slot for segment in manifest.segments}),
+    )
+
+
+def _report(frozen: FrozenManifest, done: list[tuple[SlotState, Part]]) -> PackReport:
+    manifest, window = frozen.manifest, frozen.window
     rejects = Counter(row.reject for row in manifest.rejects())
-    for part in (part for _, parts in done for part in parts):
+    for _, part in done:
         rejects.update({reason: sum(end - first for first, end in ranges) for reason, ranges in part.rejects.items()})
     shards = {
         (shard.key, shard.version_id): (state.slot, shard)
-        for state, parts in done
-        for part in parts
+        for state, part in done
         for shard in state.shards.get(part.number, ())
     }
-    parts = [part for _, found in done for part in found]
     return PackReport(
-        source=job.source.name,
-        tenant=job.source.tenant,
-        day=day_text(job.frozen.window.day),
-        revision=job.frozen.window.revision,
-        manifest=job.frozen.digest,
+        source=window.source,
+        tenant=window.tenant,
+        day=day_text(window.day),
+        revision=window.revision,
+        manifest=frozen.digest,
         rows=manifest.row_count,
-        archived=sum(part.archived for part in parts),
-        equal=sum(part.equal for part in parts),
+        archived=sum(part.archived for _, part in done),
+        equal=sum(part.equal for _, part in done),
         rejected=rejects.total(),
         rejects=dict(sorted(rejects.items())),
         shards=tuple(
@@ -189,6 +247,5 @@ def _report(job: PackJob, done: list[tuple[SlotState, list[Part]]]) -> PackRepor
         ),
         content_bytes=sum(shard.content_bytes for _, shard in shards.values()),
         stored_bytes=sum(shard.size for _, shard in shards.values()),
-        objects=1 + len(parts) + len(shards) + len({state.slot for state, _ in done}) + AUDIT_ENTRIES,
-        packed_now=job.packed_now,
+        objects=1 + len(done) + len(shards) + len({state.slot for state, _ in done}) + AUDIT_ENTRIES,
     )  # fmt: skip
