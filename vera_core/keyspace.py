@@ -172,9 +172,13 @@ class Keyspace:
         """The slot's sidecar."""
         return f"{self.slot_prefix(slot)}.vera.meta"
 
+    def all_windows_prefix(self, tenant: str) -> str:
+        """The frozen manifests of a tenant; its sources are the next path components."""
+        return f"{self.tenant_prefix(tenant)}windows/"
+
     def windows_prefix(self, tenant: str, source: str) -> str:
         """The frozen manifests of a source; its days are the next path components."""
-        return f"{self.tenant_prefix(tenant)}windows/{check_name(source, 'source')}/"
+        return f"{self.all_windows_prefix(tenant)}{check_name(source, 'source')}/"
 
     def window_prefix(self, tenant: str, source: str, day: date) -> str:
         """The frozen manifests of a source's window, one a revision."""

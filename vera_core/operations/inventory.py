@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vera_core.keyspace import KeyKind
 from vera_core.model import day_text
+from vera_core.operations.cost import S3_STANDARD_IA, saved_monthly
 from vera_core.operations.report import Report, figure
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import slots
@@ -59,6 +60,8 @@ class InventoryReport(Report):
     stored_bytes: int = figure("stored", "bytes")
     objects: int = figure("objects of every kind", "objects")
     files_per_object: float = figure("files per object", "ratio")
+    compression: float = figure("content per stored byte", "ratio")
+    saved: float = figure("saved against one object a file", "USD/month")
 
 
 def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport:
@@ -79,16 +82,21 @@ def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport
             content += size
     _remove_older(repo, tenant, day, keys)
     objects, stored = day_objects(repo, tenant, day)
+    saved = saved_monthly(S3_STANDARD_IA, files=files, content_bytes=content, objects=objects, stored_bytes=stored)
     return InventoryReport(
         tenant=tenant, day=day_text(day), keys=tuple(keys), files=files, content_bytes=content, stored_bytes=stored,
-        objects=objects, files_per_object=files / objects if objects else 0.0, seconds=time.monotonic() - began,
+        objects=objects, files_per_object=files / objects if objects else 0.0,
+        compression=content / stored if stored else 0.0, saved=saved, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
 def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
-    """Objects (every version of every kind) and their bytes in a day's slots and inventory."""
+    """Objects (every version of every kind) and their bytes in a day's slots, manifests of any source, and inventory."""
     objects = size = 0
-    for prefix in (repo.keys.day_prefix(tenant, day), repo.keys.inventory_day_prefix(tenant, day)):
+    windows = repo.keys.all_windows_prefix(tenant)
+    sources = [prefix[len(windows) :].rstrip("/") for prefix in repo.store.list_prefixes(windows)]
+    prefixes = [repo.keys.window_prefix(tenant, source, day) for source in sources]
+    for prefix in (repo.keys.day_prefix(tenant, day), repo.keys.inventory_day_prefix(tenant, day), *prefixes):
         for info in repo.store.list_versions(prefix):
             objects += 1
             size += info.size
