@@ -6,11 +6,12 @@ There is no watermark: what was archived stands in the bucket, and running it ag
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vera_core.model import day_text
-from vera_core.operations.freeze import frozen_manifests, unread_rows
+from vera_core.operations.freeze import frozen_manifests, load_frozen, parts_of, rejected_rows, unread_rows
 from vera_core.operations.pack import PackReport, pack_window
 from vera_core.operations.report import Report, figure
 from vera_core.operations.verify import VerifyReport, verify_window
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.operations.segment import Progress
     from vera_core.source.directory import DirectorySource, ManifestSource
+    from vera_core.source.manifest import Manifest
 
 UNTIMED_NAMED = 100
+REJECTS_NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +44,24 @@ class ArchivePlan(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RejectLine:
+    """A file that was not archived: of which day, which one, and why."""
+
+    day: str
+    uid: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveReport(Report):
-    """What became of every file, day by day."""
+    """What became of every file, day by day. `rejects` names the first 1,000."""
 
     source: str
     tenant: str
     packs: tuple[PackReport, ...]
     verifies: tuple[VerifyReport, ...]
+    rejects: tuple[RejectLine, ...] = ()
     untimed: tuple[str, ...] = ()
     files: int = figure("files", "files")
     packed_now: int = figure("archived by this run", "files")
@@ -87,18 +101,22 @@ def archive(
     began = time.monotonic()
     packs: list[PackReport] = []
     verifies: list[VerifyReport] = []
-    for day in sorted(source.days()):
-        window = current_window(repo, source, day)
+    rejects: list[RejectLine] = []
+    windows = (window for day in sorted(source.days()) for window in current_windows(repo, source, day))
+    for window in windows:
         packs.append(pack_window(repo, source, window, progress=each(window)))
-        packed = Window(window.source, window.tenant, day, packs[-1].revision)
+        packed = replace(window, revision=packs[-1].revision)
         verifies.append(verify_window(repo, source, packed))
+        if packs[-1].rejected:
+            rejects += _named(repo, packed, REJECTS_NAMED - len(rejects))
         verdict = "verified" if verifies[-1].ok else "failed"
         repo.audit.verdict("verify", verdict, {"scope": verifies[-1].scope, "failures": verifies[-1].failures})
     seconds = time.monotonic() - began
     packed_now = sum(pack.packed_now for pack in packs)
     return ArchiveReport(
         ok=all(verify.ok for verify in verifies), source=source.name, tenant=source.tenant, packs=tuple(packs),
-        verifies=tuple(verifies), untimed=tuple(reject.uid for reject in source.untimed(UNTIMED_NAMED)),
+        verifies=tuple(verifies), rejects=tuple(rejects),
+        untimed=tuple(reject.uid for reject in source.untimed(UNTIMED_NAMED)),
         files=sum(pack.rows for pack in packs), packed_now=packed_now, equal=sum(pack.equal for pack in packs),
         rejected=sum(pack.rejected for pack in packs), content_bytes=sum(pack.content_bytes for pack in packs),
         stored_bytes=sum(pack.stored_bytes for pack in packs), objects=sum(pack.objects for pack in packs),
@@ -106,19 +124,37 @@ def archive(
     )  # fmt: skip
 
 
-def current_window(repo: Repository, source: DirectorySource | ManifestSource, day: date) -> Window:
-    """The revision of a day to archive: the latest one, or the next where the source has files that stand in none.
-
-    Files whose content could not be read before are tried again, in a new revision.
-    """
-    window = Window(source.name, source.tenant, day)
+def _named(repo: Repository, window: Window, limit: int) -> list[RejectLine]:
+    """The first `limit` rejected files of a window."""
     with repo.scratch() as scratch:
-        frozen = frozen_manifests(repo, window, scratch)
+        rejected = rejected_rows(repo, load_frozen(repo, window, scratch).manifest)
+        return [
+            RejectLine(day=day_text(window.day), uid=row.uid, reason=reason, detail=row.detail)
+            for row, reason in islice(rejected, limit)
+        ]
+
+
+def current_windows(repo: Repository, source: DirectorySource | ManifestSource, day: date) -> list[Window]:
+    """The revisions of a day to archive: unfinished ones, then the next where the source has files that stand in none.
+
+    The latest one where there is nothing to do. Files whose content could not be read before are tried again, in a new
+    revision.
+    """
+    with repo.scratch() as scratch:
+        frozen = frozen_manifests(repo, Window(source.name, source.tenant, day), scratch)
         if not frozen:
-            return window
+            return [Window(source.name, source.tenant, day)]
+        valid = [item for item in frozen if not item.stale]
+        known = [item.manifest for item in valid]
+        windows = [item.window for item in valid if not is_finished(repo, item.manifest)]
         latest = frozen[-1].window
-        known = [item.manifest for item in frozen if not item.stale]
-        fresh = new_rows(source.rows(window), known, again=unread_rows(repo, known))
+        fresh = new_rows(source.rows(latest), known, again=unread_rows(repo, known))
         if any(not row.reject for row in fresh):
-            return Window(source.name, source.tenant, day, latest.revision + 1)
-        return latest
+            windows.append(replace(latest, revision=latest.revision + 1))
+        return windows or [latest]
+
+
+def is_finished(repo: Repository, manifest: Manifest) -> bool:
+    """Whether commits account for every row of a manifest."""
+    rows = sum(segment.end - segment.first for segment in manifest.segments)
+    return rows == sum(part.end - part.first for _, part in parts_of(repo, manifest))

@@ -1,0 +1,74 @@
+"""Reading what a person types: times, days, ranges of days, retention periods. Every mistake is a usage error."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from vera_core.errors import UsageError
+from vera_core.model import Erasability, RetentionClass, check_name, parse_day, parse_time
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+DAYS_PER_YEAR = 365.25
+"""Rounded up over the whole period: never shorter than as many calendar years."""
+_PERIOD = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>[dy])")
+
+
+class Days(NamedTuple):
+    """A range of days, both ends included; None is open."""
+
+    first: date | None
+    last: date | None
+
+
+def read_time(text: str | None) -> datetime | None:
+    """A time with zone or a day; None where none was given.
+
+    Raises:
+        BadTimeError: it is neither.
+    """
+    return None if text is None else parse_time(text)
+
+
+def read_days(first: str | None, last: str | None) -> Days:
+    """The range of days between two options.
+
+    Raises:
+        BadTimeError: one is no day.
+        UsageError: the range is empty.
+    """
+    days = Days(None if first is None else parse_day(first), None if last is None else parse_day(last))
+    if days.first is not None and days.last is not None and days.first > days.last:
+        raise UsageError(f"the range of days is empty: {days.first} is after {days.last}", todo="Swap --from and --to.")
+    return days
+
+
+def read_period(text: str) -> int:
+    """Days of a retention period: 90d, or 7y as days that no seven calendar years exceed.
+
+    Raises:
+        UsageError: it is no period.
+    """
+    match = _PERIOD.fullmatch(text)
+    if match is None or not int(match["count"]):
+        raise UsageError(f"{text!r} is no retention period", todo="Write it like 90d or 7y.")
+    count = int(match["count"])
+    return count if match["unit"] == "d" else math.ceil(count * DAYS_PER_YEAR)
+
+
+def read_class(text: str) -> RetentionClass:
+    """A retention class written as NAME=PERIOD or NAME=PERIOD:regulated.
+
+    Raises:
+        UsageError: it is not written so.
+    """
+    name, separator, rest = text.partition("=")
+    period, _, erasability = rest.partition(":")
+    if not separator or erasability not in {"", *Erasability}:
+        raise UsageError(f"{text!r} is no retention class", todo="Write it like tax=10y or ledger=10y:regulated.")
+    return RetentionClass(
+        check_name(name, "retention class"), read_period(period), Erasability(erasability or Erasability.ERASABLE)
+    )
