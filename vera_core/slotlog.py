@@ -2,18 +2,22 @@
 
 What the records mean is slots.py, how a chain of them is stored is `store.chain`.
 
-The sidecar is not locked, so it is believed only as far as the log vouches for it: it names a record, and that very
-version must be locked, have the digest that the sidecar says, and state the fingerprint of what the sidecar holds. A
-sidecar that is damaged, foreign, forged or of another format costs a reader the walk through the log, nothing else.
+The sidecar is derived, and replaced with every record. Each version of it is locked for a minute, and one that never
+was locked is not believed: so a plain PUT of an old or forged one costs readers the walk through the log, nothing else,
+as does one that is damaged, hidden or of another format.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import PreconditionError
+from vera_core.errors import PreconditionError, RestrictedError
+from vera_core.model import Lock, LockMode
 from vera_core.slots import MALFORMED, SlotState
 from vera_core.store.base import ABSENT, Condition, MissingObjectError
 from vera_core.store.chain import ChainedLog, Head, canonical
@@ -23,43 +27,38 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vera_core.keyspace import Keyspace
-    from vera_core.model import Lock, Slot
+    from vera_core.model import Slot
     from vera_core.store.base import Blob, ObjectStore
     from vera_core.store.chain import Finding, LogOptions, Record
 
 SIDECAR_FORMAT = 1
 SIDECAR_ATTEMPTS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """What a sidecar claims: the state as of `state.head`, whose record is in version `version_id`."""
-
-    state: SlotState
-    version_id: str
+SIDECAR_LOCK = timedelta(minutes=1)
+"""Long enough to mark a version as a writer's own; it counts for good, so that the lock may end."""
 
 
 def encode_sidecar(state: SlotState) -> bytes:
-    """The sidecar of `state`, which must come from the log and hold a record: canonical JSON."""
+    """The sidecar of `state`, which must come from the log and hold a record: canonical JSON and its fingerprint."""
     return canonical(
         {
             "format": SIDECAR_FORMAT,
             "applied": state.head.number,
             "digest": state.head.digest,
-            "record": state.records[-1].version_id,
+            "fingerprint": state.fingerprint,
             "state": state.to_json(),
         }
     )
 
 
-def decode_sidecar(slot: Slot, data: bytes) -> Sidecar | None:
-    """What a sidecar claims, or None where it is damaged, another slot's or of another format: then the log decides."""
+def decode_sidecar(slot: Slot, data: bytes) -> SlotState | None:
+    """What a sidecar states, or None where it is damaged, another slot's or of another format: then the log decides."""
     try:
         outer = json.loads(data)
         head = Head(int(outer["applied"]), str(outer["digest"]))
         if outer["format"] != SIDECAR_FORMAT or head.number < 1:
             return None
-        return Sidecar(SlotState.from_json(slot, head, outer["state"]), str(outer["record"]))
+        state = SlotState.from_json(slot, head, outer["state"])
+        return state if state.fingerprint == outer["fingerprint"] else None
     except MALFORMED:
         return None
 
@@ -97,18 +96,18 @@ class SlotLog:
         return state, findings
 
     def current(self) -> SlotState:
-        """The state as readers need it: the sidecar that the log vouches for, and the records after it.
+        """The state as readers need it: the sidecar, and the records after it.
 
-        Three requests where the sidecar is current. Without a usable one the log is read.
+        Two requests where the sidecar is current. Without a usable one the log is read.
 
         Raises:
             IntegrityError, IncompatibleError: nothing of the slot can be trusted (fail closed).
         """
-        claim = self.read_sidecar()
-        if claim is None or not self._vouches(claim):
+        state = self.read_sidecar()
+        if state is None:
             return self.load()
-        self.refresh(claim.state)
-        return claim.state
+        self.refresh(state)
+        return state
 
     def refresh(self, state: SlotState) -> bool:
         """Applies the records that came after `state`; whether there were any. One request in the usual case."""
@@ -117,13 +116,12 @@ class SlotLog:
             state.apply(record)
         return bool(fresh)
 
-    def read_sidecar(self) -> Sidecar | None:
-        """What the sidecar claims, None where there is no readable one. One request."""
-        blob = self._sidecar_blob()
-        return None if blob is None else decode_sidecar(self.slot, blob.data)
+    def read_sidecar(self) -> SlotState | None:
+        """What the sidecar states, None where there is no usable one. One request."""
+        return self._usable(self._sidecar_blob())
 
-    def write_sidecar(self, state: SlotState) -> None:
-        """Stores `state` as the sidecar by compare-and-swap, unless a newer true one is there already.
+    def write_sidecar(self, state: SlotState, now: datetime) -> None:
+        """Stores `state` as the sidecar by compare-and-swap, unless a newer one is there already.
 
         Raises:
             PreconditionError: others kept winning; the sidecar they wrote is at least as new as any reader needs.
@@ -131,29 +129,39 @@ class SlotLog:
         data = encode_sidecar(state)
         for attempt in range(SIDECAR_ATTEMPTS):
             old = self._sidecar_blob()
-            claim = None if old is None else decode_sidecar(self.slot, old.data)
-            if claim is not None and claim.state.head.number > state.head.number and self._vouches(claim):
+            there = self._usable(old)
+            if there is not None and there.head.number > state.head.number:
                 return
             try:
-                self._swap_sidecar(old, data)
+                self._swap_sidecar(old, data, now)
             except PreconditionError:
                 if attempt == SIDECAR_ATTEMPTS - 1:
                     raise
             else:
                 return
 
-    def rebuild_sidecar(self, state: SlotState) -> bool:
+    def rebuild_sidecar(self, state: SlotState, now: datetime) -> bool:
         """Puts the sidecar of `state` (from the whole log) in the place of whatever is there; whether it had to.
 
         Raises:
             PreconditionError: a packer is writing it at this moment.
         """
-        return self._swap_sidecar(self._sidecar_blob(), encode_sidecar(state))
+        return self._swap_sidecar(self._sidecar_blob(), encode_sidecar(state), now)
 
-    def _vouches(self, claim: Sidecar) -> bool:
-        """Whether the log says of the claimed state that it is its own. One request."""
-        record = self.chain.fetch(claim.state.head, claim.version_id)
-        return record is not None and record.body.get("state") == claim.state.fingerprint
+    def sidecar_trouble(self, state: SlotState) -> str:
+        """What is wrong with the sidecar beside `state` (from the whole log), in words; "" if nothing is."""
+        if not state.head.number:
+            return ""
+        blob = self._sidecar_blob()
+        there = self._usable(blob)
+        if blob is None:
+            return "missing"
+        if there is None:
+            return "damaged, or put there by a stranger"
+        if blob.data == encode_sidecar(state):
+            return ""
+        known = there.head.number <= state.head.number and state.records[there.head.number - 1].digest
+        return "behind the log" if known == there.head.digest else "not of this log"
 
     def _sidecar_blob(self) -> Blob | None:
         try:
@@ -161,17 +169,33 @@ class SlotLog:
         except MissingObjectError:
             return None
 
-    def _swap_sidecar(self, old: Blob | None, data: bytes) -> bool:
-        """Puts `data` in the place of exactly `old`, whose version is then removed; whether it had to."""
-        if old is not None and old.data == data:
+    def _usable(self, blob: Blob | None) -> SlotState | None:
+        if blob is None:
+            return None
+        if self.options.locked and blob.lock is None and self.store.get_lock(blob.key, blob.version_id) is None:
+            return None
+        return decode_sidecar(self.slot, blob.data)
+
+    def _swap_sidecar(self, old: Blob | None, data: bytes, now: datetime) -> bool:
+        """Puts `data` in the place of exactly `old`, unless that is the same and usable; whether it had to."""
+        if old is not None and old.data == data and self._usable(old) is not None:
             return False
         key = self.keys.sidecar(self.slot)
         condition = ABSENT if old is None else Condition(old.etag)
-        self.store.put(key, data, condition=condition, content_type="application/json")
-        if old is not None:
-            # Derived and unlocked: kept versions would be one more object per commit.
-            self.store.delete(key, version_id=old.version_id)
+        lock = Lock(LockMode.GOVERNANCE, now + SIDECAR_LOCK) if self.options.locked else None
+        stored = self.store.put(key, data, condition=condition, lock=lock, content_type="application/json")
+        self._remove_older(key, stored.version_id)
         return True
+
+    def _remove_older(self, key: str, newest: str) -> None:
+        """Removes the versions that a new one replaced: kept ones would be one more object for every record."""
+        infos = [info for info in self.store.list_versions(key) if info.key == key]
+        for info in dropwhile(lambda info: info.version_id != newest, infos):
+            if info.version_id == newest:
+                continue
+            with suppress(RestrictedError):
+                # Locked for some more seconds: goes with the next one.
+                self.store.delete(key, version_id=info.version_id)
 
     def before(self, state: SlotState, number: int) -> SlotState:
         """The state as it was before record `number`; `state` must come from the whole log."""
@@ -187,7 +211,7 @@ class SlotLog:
             LostAppendError: another record came first; `state` is unchanged: refresh it and plan again.
             IntegrityError, IncompatibleError: such a record could not be read; nothing is stored.
         """
-        vouched = {**body, "state": state.fingerprint_after(body)}
-        record = self.chain.append(state.head, vouched, lock=lock, now=now)
+        state.check_next(body)
+        record = self.chain.append(state.head, body, lock=lock, now=now)
         state.apply(record)
         return record

@@ -254,18 +254,18 @@ class SlotState:
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over `to_json`: what a log record says of the state after it, and a sidecar is held to."""
-        return hashlib.sha256(canonical(self.to_json())).hexdigest()
+        """Hex SHA-256 over head and `to_json`: what a sidecar is held to."""
+        return hashlib.sha256(
+            canonical({"head": self.head.digest, "n": self.head.number, **self.to_json()})
+        ).hexdigest()
 
-    def fingerprint_after(self, body: Mapping[str, Any]) -> str:
-        """The fingerprint once a record with `body` is appended; the state stays as it is.
+    def check_next(self, body: Mapping[str, Any]) -> None:
+        """Makes sure that a record with `body` could be read as the next one; the state stays as it is.
 
         Raises:
-            IntegrityError, IncompatibleError: such a record could not be read.
+            IntegrityError, IncompatibleError: it could not.
         """
-        after = self.snapshot()
-        after.apply(Record(self.head.number + 1, dict(body), "", "", None))
-        return after.fingerprint
+        self.snapshot().apply(Record(self.head.number + 1, dict(body), "", "", None))
 
 
 def _apply_commit(state: SlotState, record: Record) -> None:

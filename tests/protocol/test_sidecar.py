@@ -1,4 +1,4 @@
-"""The sidecar: believed as far as the log vouches for it, rebuilt at will, harmless when old, foreign or forged."""
+"""The sidecar: believed where a writer's lock marks it, rebuilt at will, harmless when old, foreign or forged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,9 @@ from tests.protocol.slots_support import (
 )
 from vera_core.errors import IncompatibleError, IntegrityError, VeraError
 from vera_core.model import Lock, LockMode, Origin
-from vera_core.slotlog import Sidecar, decode_sidecar, encode_sidecar
+from vera_core.slotlog import SIDECAR_LOCK, decode_sidecar, encode_sidecar
 from vera_core.slots import SlotState
-from vera_core.store.chain import LogOptions, LostAppendError, canonical, encode_record
+from vera_core.store.chain import LogOptions, LostAppendError, canonical
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -45,16 +46,16 @@ HISTORY = [commit(0, 10, shard("one")), commit(10, 20, shard("two", 2)), tombsto
 def written(store: ObjectStore, count: int = len(HISTORY)) -> SlotState:
     log = slot_log(store)
     state = grown(log, *HISTORY[:count])
-    log.write_sidecar(state)
+    log.write_sidecar(state, datetime.now(UTC))
     return state
 
 
-def test_a_current_sidecar_costs_three_small_requests(memory_store: MemoryStore) -> None:
+def test_a_current_sidecar_costs_two_small_requests(memory_store: MemoryStore) -> None:
     state = written(memory_store)
     for options, probe in ((LogOptions(tells_markers=True), "head"), (LogOptions(), "list_versions")):
         faulty = FaultyStore(memory_store)
         seen = slot_log(faulty, options=options).current()
-        assert [call.kind for call in faulty.calls] == ["get", "get", probe]
+        assert [call.kind for call in faulty.calls] == ["get", probe]
         assert seen.fingerprint == state.fingerprint
 
 
@@ -74,17 +75,17 @@ def test_an_old_sidecar_put_back_does_no_harm(store: ObjectStore) -> None:
     seen = slot_log(store).current()
     assert seen.is_dead(Origin(1, 3)), "erased stays erased (I4)"
     assert seen.fingerprint == state.fingerprint
-    slot_log(store).write_sidecar(state)
+    slot_log(store).write_sidecar(state, datetime.now(UTC))
     assert store.get(KEY).data == encode_sidecar(state)
 
 
 def test_a_missing_or_hidden_sidecar_is_no_loss(store: ObjectStore) -> None:
     state = grown(slot_log(store), *HISTORY)
     assert slot_log(store).current().fingerprint == state.fingerprint
-    slot_log(store).write_sidecar(state)
+    slot_log(store).write_sidecar(state, datetime.now(UTC))
     store.delete(KEY)
     assert slot_log(store).current().fingerprint == state.fingerprint
-    slot_log(store).write_sidecar(state)
+    slot_log(store).write_sidecar(state, datetime.now(UTC))
     assert store.get(KEY).data == encode_sidecar(state)
 
 
@@ -102,6 +103,15 @@ def _state(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
 
 
 EVIL = shard("evil", 2)
+
+
+def forged_state() -> SlotState:
+    """A state that is consistent in itself, in which nothing was ever erased."""
+    state = grown(slot_log(MemoryStore()), *HISTORY)
+    state.dead = {}
+    return state
+
+
 FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "no json": lambda data: data[:-1],
@@ -113,8 +123,9 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "beyond every number": _edit(lambda outer: outer.update(applied=10**60)),
     "infinite": _edit(lambda outer: outer.update(applied=float("inf"))),
     "another digest": _edit(lambda outer: outer.update(digest="0" * 64)),
-    "another version": _edit(lambda outer: outer.update(record="0" * 32)),
-    "no version id": _edit(lambda outer: outer.update(record="///not a version///")),
+    "another fingerprint": _edit(lambda outer: outer.update(fingerprint="0" * 64)),
+    "a fingerprint of another kind": _edit(lambda outer: outer.update(fingerprint=7)),
+    "no change at all": lambda data: data,
     "an earlier number": _edit(lambda outer: outer.update(applied=2)),
     "nobody erased": _state(lambda state: state.update(dead={})),
     "a shard less": _state(lambda state: state["shards"].pop()),
@@ -128,6 +139,7 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "another epoch": _state(lambda state: state.update(n_bits=9)),
     "a bitmap that is none": _state(lambda state: state.update(dead={"1": "?"})),
     "a bitmap of another kind": _state(lambda state: state.update(dead={"1": 7})),
+    "forged whole": lambda _: encode_sidecar(forged_state()),
     "a wide filter": _state(lambda state: state["shards"][0].update(keys=base64.b64encode(b"abc").decode())),
 }
 
@@ -140,65 +152,50 @@ def test_a_forged_sidecar_is_not_believed(memory_store: MemoryStore, forge: Call
     seen = slot_log(memory_store).current()
     assert (seen.head, seen.fingerprint) == (state.head, state.fingerprint)
     assert seen.is_dead(Origin(1, 3))
-    slot_log(memory_store).write_sidecar(state)
+    slot_log(memory_store).write_sidecar(state, datetime.now(UTC))
     assert memory_store.get(KEY).data == encode_sidecar(state), "and it can't keep the true one away"
 
 
-@pytest.mark.parametrize("name", ["no version id", "another version", "nobody erased", "far ahead of the log"])
+@pytest.mark.parametrize("name", ["another fingerprint", "nobody erased", "far ahead of the log", "forged whole"])
 def test_a_forged_sidecar_is_not_believed_on_a_real_store(store: ObjectStore, name: str) -> None:
     state = written(store)
     store.put(KEY, FORGERIES[name](store.get(KEY).data))
     assert slot_log(store).current().fingerprint == state.fingerprint
 
 
-def test_a_sidecar_and_a_record_forged_together_are_not_believed(memory_store: MemoryStore) -> None:
-    """An unlocked record that vouches for a forged sidecar is no record."""
+def test_a_damaged_sidecar_is_not_believed_even_if_it_is_locked(memory_store: MemoryStore) -> None:
+    """Bytes that rot in the store keep their lock; what they state of themselves does not match any more."""
     state = written(memory_store)
-    forged = state.snapshot()
-    forged.dead = {}
-    body = {
-        **commit(20, 30, EVIL),
-        "n": 4,
-        "prev": state.head.digest,
-        "state": forged.fingerprint_after(commit(20, 30, EVIL)),
-    }
-    evil = memory_store.put(KEYS.log(SLOT, 4), encode_record(body))
+    for name, forge in FORGERIES.items():
+        data = forge(memory_store.get(KEY).data)
+        if name in {"no change at all", "forged whole"}:
+            continue
+        memory_store.put(KEY, data, lock=Lock(LockMode.GOVERNANCE, FAR))
+        seen = slot_log(memory_store).current()
+        assert (seen.head, seen.fingerprint) == (state.head, state.fingerprint), name
+        memory_store.put(KEY, encode_sidecar(state), lock=Lock(LockMode.GOVERNANCE, FAR))
+
+
+def test_a_lock_that_has_ended_still_marks_a_sidecar(memory_store: MemoryStore) -> None:
     log = slot_log(memory_store)
-    record = log.chain._parsed(4, memory_store.get(KEYS.log(SLOT, 4)), Lock(LockMode.GOVERNANCE, FAR))
-    forged.apply(record)
-    assert forged.records[-1].version_id == evil.version_id
-    memory_store.put(KEY, encode_sidecar(forged))
-    seen = slot_log(memory_store).current()
-    assert (seen.head, seen.fingerprint) == (state.head, state.fingerprint)
+    state = grown(log, *HISTORY)
+    memory_store.put(
+        KEY, encode_sidecar(state), lock=Lock(LockMode.GOVERNANCE, datetime.now(UTC) + timedelta(seconds=1))
+    )
+    time.sleep(1.2)
+    faulty = FaultyStore(memory_store)
+    assert slot_log(faulty).current().fingerprint == state.fingerprint
+    assert faulty.count("get") == 1
 
 
-def test_a_sidecar_of_a_log_that_lost_its_end_is_not_believed(memory_store: MemoryStore) -> None:
-    state = written(memory_store)
-    last = state.records[-1]
-    memory_store.delete(KEYS.log(SLOT, 3), version_id=last.version_id, bypass_governance=True)
-    assert slot_log(memory_store).current().head.number == 2
-
-
-def test_a_repository_without_locks_believes_a_sidecar_that_its_log_vouches_for() -> None:
+def test_a_repository_without_locks_believes_its_sidecar() -> None:
     store = MemoryStore(object_lock=False)
     log = slot_log(store, options=LogOptions(locked=False))
     state = grown(log, *HISTORY)
-    log.write_sidecar(state)
+    log.write_sidecar(state, datetime.now(UTC))
     faulty = FaultyStore(store)
     assert slot_log(faulty, options=LogOptions(locked=False)).current().fingerprint == state.fingerprint
-    assert [call.kind for call in faulty.calls] == ["get", "get", "list_versions"]
-
-
-def test_records_without_a_fingerprint_make_readers_read_the_log(memory_store: MemoryStore) -> None:
-    log = slot_log(memory_store)
-    state = grown(log, *HISTORY[:1])
-    log.chain.append(state.head, HISTORY[1], lock=Lock(LockMode.GOVERNANCE, FAR), now=datetime.now(UTC))
-    log.refresh(state)
-    log.write_sidecar(state)
-    faulty = FaultyStore(memory_store)
-    assert slot_log(faulty).current().fingerprint == state.fingerprint
-    assert faulty.count("list_versions") == 1
-    assert faulty.count("get") == 4
+    assert [call.kind for call in faulty.calls] == ["get", "list_versions"]
 
 
 @given(st.binary(max_size=400))
@@ -230,7 +227,7 @@ def test_any_value_anywhere_decodes_or_does_not_and_never_raises(data: st.DataOb
     container, key = data.draw(st.sampled_from(places))
     container[key] = data.draw(JSON)
     decoded = decode_sidecar(SLOT, json.dumps(outer).encode())
-    assert decoded is None or isinstance(decoded, Sidecar)
+    assert decoded is None or isinstance(decoded, SlotState)
     assert isinstance(slot_log(store).current(), SlotState)
 
 
@@ -249,16 +246,16 @@ def test_a_newer_sidecar_is_left_alone(memory_store: MemoryStore) -> None:
     old = grown(slot_log(memory_store), *HISTORY[:2])
     new = old.snapshot()
     put(slot_log(memory_store), new, HISTORY[2])
-    slot_log(memory_store).write_sidecar(new)
-    slot_log(memory_store).write_sidecar(old)
+    slot_log(memory_store).write_sidecar(new, datetime.now(UTC))
+    slot_log(memory_store).write_sidecar(old, datetime.now(UTC))
     assert memory_store.get(KEY).data == encode_sidecar(new)
 
 
 def test_writing_it_again_writes_nothing(memory_store: MemoryStore) -> None:
     state = written(memory_store)
     faulty = FaultyStore(memory_store)
-    slot_log(faulty).write_sidecar(state)
-    assert slot_log(faulty).rebuild_sidecar(state) is False
+    slot_log(faulty).write_sidecar(state, datetime.now(UTC))
+    assert slot_log(faulty).rebuild_sidecar(state, datetime.now(UTC)) is False
     assert faulty.count("put") == 0
 
 
@@ -266,20 +263,22 @@ def test_old_versions_do_not_pile_up(store: ObjectStore) -> None:
     log, state = slot_log(store), SlotState(SLOT)
     for body in HISTORY:
         put(log, state, body)
-        log.write_sidecar(state)
+        # Locks of a second: a replaced version goes as soon as its lock has ended.
+        log.write_sidecar(state, datetime.now(UTC) - SIDECAR_LOCK + timedelta(seconds=1))
+        time.sleep(2.2)
     assert len([info for info in store.list_versions(KEY) if info.key == KEY]) == 1
 
 
 @pytest.mark.parametrize("action", [Action.LOSE_REPLY, Action.FAIL])
-@pytest.mark.parametrize("kind", ["get", "put", "delete"])
+@pytest.mark.parametrize("kind", ["get", "put", "list_versions"])
 def test_a_sidecar_that_was_not_written_or_not_acknowledged_does_no_harm(action: Action, kind: str) -> None:
     store = MemoryStore()
     written(store, 1)
     state = grown(slot_log(store), *HISTORY[1:])
     with pytest.raises(Exception, match="does not answer"):
-        slot_log(FaultyStore(store, [Rule(action, kind, KEY)])).write_sidecar(state)
+        slot_log(FaultyStore(store, [Rule(action, kind, KEY)])).write_sidecar(state, datetime.now(UTC))
     assert slot_log(store).current().fingerprint == state.fingerprint
-    slot_log(store).write_sidecar(state)
+    slot_log(store).write_sidecar(state, datetime.now(UTC))
     assert store.get(KEY).data == encode_sidecar(state)
 
 
@@ -296,7 +295,7 @@ def test_sixteen_writers_leave_the_newest(memory_store: MemoryStore) -> None:
     def write(state: SlotState) -> None:
         barrier.wait()
         try:
-            slot_log(memory_store).write_sidecar(state)
+            slot_log(memory_store).write_sidecar(state, datetime.now(UTC))
         except VeraError as error:
             errors.append(error)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.slots_support import SLOT, commit, condemn, grown, repack, shard, slot_log, tombstone
+from tests.protocol.slots_support import FAR, SLOT, commit, condemn, grown, repack, shard, slot_log, tombstone
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import Origin, Slot
 from vera_core.slots import FILTER_ENTRIES, ShardRef, SlotState, small_filter
@@ -244,7 +244,7 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
 def test_sidecar_and_tail_fold_to_what_the_log_folds_to(history: list[dict[str, Any]], data: st.DataObject) -> None:
     log = slot_log(MemoryStore())
     at = data.draw(st.integers(1, len(history)))
-    log.write_sidecar(grown(log, *history[:at]))
+    log.write_sidecar(grown(log, *history[:at]), FAR)
     whole = grown(log, *history[at:])
     seen = log.current()
     assert seen.records == whole.records[at:], "the sidecar was used, and only the tail was read"

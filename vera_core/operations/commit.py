@@ -170,14 +170,14 @@ def roll_forward(repo: Repository, log: SlotLog) -> tuple[SlotState, list[ShardR
     sealed = sealed_number(log, state)
     fresh = seal(repo, log, state, sealed)
     if state.head.number > sealed:
-        log.write_sidecar(state)
+        log.write_sidecar(state, repo.clock.now())
     return state, fresh
 
 
 def sealed_number(log: SlotLog, state: SlotState) -> int:
     """Up to which record the sidecar says everything is sealed; 0 where it is none of this log's."""
-    claim = log.read_sidecar()
-    head = Head() if claim is None else claim.state.head
+    there = log.read_sidecar()
+    head = Head() if there is None else there.head
     known = 0 < head.number <= state.head.number and state.records[head.number - 1].digest == head.digest
     return head.number if known else 0
 

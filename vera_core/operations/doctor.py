@@ -18,7 +18,6 @@ from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.walk import all_slots
 from vera_core.routing import EpochState
-from vera_core.slotlog import decode_sidecar, encode_sidecar
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
-    from vera_core.slotlog import SlotLog
     from vera_core.slots import ShardRef, SlotState
     from vera_core.store.base import VersionInfo
     from vera_core.store.chain import Finding as LogFinding
@@ -38,7 +36,7 @@ class SlotDiagnosis:
 
     slot: Slot
     unsealed: int = 0
-    sidecar: str = "current"
+    sidecar: str = ""
     removals: tuple[tuple[str, str], ...] = ()
     error: str = ""
 
@@ -105,7 +103,7 @@ def plan_doctor(
         ok=not diagnoses and not any(finding.severity == "error" for finding in survey.findings),
         slots=survey.slots,
         unsealed=sum(item.unsealed for item in diagnoses),
-        sidecars=sum(item.sidecar != "current" for item in diagnoses),
+        sidecars=sum(bool(item.sidecar) for item in diagnoses),
         removals=sum(len(item.removals) for item in diagnoses),
         garbage=survey.garbage,
         garbage_bytes=survey.garbage_bytes,
@@ -137,7 +135,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
                 repo.audit.recovered("seal", {"slot": str(item.slot), "key": shard.key, "version_id": shard.version_id})
                 sealed += 1
             if state.records:
-                sidecars += log.rebuild_sidecar(state)
+                sidecars += log.rebuild_sidecar(state, repo.clock.now())
         except VeraError as error:
             findings.append(Finding(what=error.what, key=error.where.get("key", str(item.slot)), todo=error.todo))
     repo.audit.outcome(intent, "done", {"sealed": sealed, "sidecars": sidecars, "removed": removed})
@@ -156,10 +154,10 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, error=error.what))
         return
     _examine_versions(repo, slot, state, survey)
-    sidecar = _sidecar(repo, log, state)
+    sidecar = log.sidecar_trouble(state)
     unsealed = sum(_is_unsealed(repo, shard) for shard in state.live())
     removals = tuple(_removable(repo, foreign))
-    if unsealed or sidecar != "current" or removals:
+    if unsealed or sidecar or removals:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
 
 
@@ -182,24 +180,6 @@ def _removable(repo: Repository, foreign: list[LogFinding]) -> Iterator[tuple[st
         except MissingObjectError:
             # Somebody was quicker.
             continue
-
-
-def _sidecar(repo: Repository, log: SlotLog, state: SlotState) -> str:
-    """What is wrong with the sidecar: nothing (`current`), or why it is rebuilt."""
-    if not state.head.number:
-        return "current"
-    try:
-        data = repo.store.get(repo.keys.sidecar(log.slot)).data
-    except MissingObjectError:
-        return "missing"
-    if data == encode_sidecar(state):
-        return "current"
-    claim = decode_sidecar(log.slot, data)
-    if claim is None:
-        return "damaged"
-    head = claim.state.head
-    known = head.number <= state.head.number and state.records[head.number - 1].digest == head.digest
-    return "behind the log" if known and head.number < state.head.number else "not of this log"
 
 
 def _examine_versions(repo: Repository, slot: Slot, state: SlotState, survey: _Survey) -> None:

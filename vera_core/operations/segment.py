@@ -278,7 +278,7 @@ def pack_segment(job: PackJob, segment: Segment) -> tuple[SlotState, list[Part]]
         log.refresh(state)
     # Racers may have committed and died before they sealed; the sidecar says of all that it holds that it is sealed.
     packer.seal()
-    log.write_sidecar(state)
+    log.write_sidecar(state, job.repo.clock.now())
     # Rows that racers accounted for meanwhile count as done too.
     job.advance(began + segment.end - segment.first - job.accounted)
     return state, packer.parts()

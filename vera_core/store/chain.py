@@ -177,24 +177,6 @@ class ChainedLog:
         record = self._choose(head.number + 1, self._versions(key), [])
         return None if record is None else self._linked(head, record)
 
-    def fetch(self, head: Head, version_id: str) -> Record | None:
-        """The record that `head` names, from that version; None unless the version is locked and has its digest.
-
-        One request. It is not asked whether an earlier locked version makes this one a mere finding: only an append
-        that lost leaves such a version behind, and nobody without the right to lock.
-        """
-        try:
-            key = self.key_of(head.number)
-            blob = self.store.get(key, version_id=version_id)
-        except UnavailableError:
-            raise
-        except VeraError:
-            return None
-        lock = blob.lock if self.options.locked and blob.lock is not None else self._lock_of(key, version_id)
-        if lock is None or hashlib.sha256(blob.data).hexdigest() != head.digest:
-            return None
-        return self._parsed(head.number, blob, lock)
-
     def read_from(self, head: Head) -> list[Record]:
         """The records after `head`, by probing one number after the other."""
         records: list[Record] = []
