@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError, VeraError
+from vera_core.errors import ConflictError, IntegrityError, PreconditionError, UnavailableError, UsageError
 from vera_core.keyspace import parse_number
 from vera_core.model import Lock, LockMode, format_time
 from vera_core.store.base import ABSENT, Blob, MissingObjectError
