@@ -47,9 +47,9 @@ def make_repository(store: ObjectStore, spool: Path, **changes: Any) -> Reposito
     return opened(store, spool)
 
 
-def opened(store: ObjectStore, spool: Path, actor: str = "test") -> Repository:
+def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_seconds: float = 5.0) -> Repository:
     """A new handle, as another process would have."""
-    return Repository(store, PREFIX, Workplace(actor=actor, spool=spool))
+    return Repository(store, PREFIX, Workplace(actor=actor, spool=spool, freshness_seconds=freshness_seconds))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 A cold read asks for the sidecar, the next log record, the shard's suffix and the entry; a warm one only for the entry.
 What a reader knows of a slot is taken as current for the workplace's freshness; then the next log record is asked for.
+Before a reader says that a file is not there, it asks for what is new in the config and in the slot, whatever it knows.
 """
 
 from __future__ import annotations
@@ -80,11 +81,7 @@ class Retriever:
         Raises:
             NotFoundError: there is none.
         """
-        slot = self.slot(uid, created_at)
-        state = self._state(slot)
-        found = versions_of(self._readers, state, uid, uid_key(uid))
-        if not found:
-            raise self._missing(uid, slot)
+        slot, state, found = self._look_twice(uid, created_at)
         return [self._report(slot, state, version) for version in found]
 
     def stat(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> FileReport:
@@ -121,12 +118,13 @@ class Retriever:
 
     def list_day(self, day: date) -> Iterator[FileReport]:
         """The latest living version of every file of a day's slots, slot by slot in key order; memory stays bounded."""
+        self._repo.refresh_config()
         for slot in slots(self._repo, self._tenant, day):
             yield from self.list_slot(slot)
 
     def list_slot(self, slot: Slot) -> Iterator[FileReport]:
         """The latest living version of every file of a slot, in key order."""
-        state = self._state(slot)
+        state = self._state(slot, time.monotonic() - self._repo.workplace.freshness_seconds)
         streams = [versions_in_order(self._readers, shard) for shard in state.live()]
         merged = heapq.merge(*streams, key=lambda item: (item.entry.key, item.entry.uid.encode(), item.origin))
         for _, same_uid in groupby(merged, key=lambda item: item.entry.uid):
@@ -134,14 +132,14 @@ class Retriever:
             if living:
                 yield self._report(slot, state, living[-1])
 
-    def _state(self, slot: Slot) -> SlotState:
-        """The slot's state, at most as old as the freshness says."""
+    def _state(self, slot: Slot, oldest: float) -> SlotState:
+        """The slot's state as of `oldest` (by the monotonic clock) or later."""
         now = time.monotonic()
         with self._guard:
             known = self._known.get(slot)
             if known is not None:
                 self._known.move_to_end(slot)
-                if now - known[1] < self._repo.workplace.freshness_seconds:
+                if known[1] >= oldest:
                     return known[0]
         log = self._repo.slot_log(slot)
         if known is None:
@@ -160,17 +158,36 @@ class Retriever:
     def _find(
         self, uid: str, created_at: datetime | date | None, wanted: str | None
     ) -> tuple[Slot, SlotState, Version]:
-        slot = self.slot(uid, created_at)
-        state = self._state(slot)
-        found = versions_of(self._readers, state, uid, uid_key(uid))
-        if wanted is not None:
-            found = _matching(found, wanted)
-        if not found:
-            raise self._missing(uid, slot, wanted)
+        slot, state, found = self._look_twice(uid, created_at, wanted)
         living = [version for version in found if not state.is_dead(version.origin)]
         if not living:
             raise ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)
         return slot, state, living[-1]
+
+    def _look_twice(
+        self, uid: str, created_at: datetime | date | None, wanted: str | None = None
+    ) -> tuple[Slot, SlotState, list[Version]]:
+        """The versions that are wanted (all where None), oldest first.
+
+        Raises:
+            NotFoundError: there is none, not even after another look.
+        """
+        began = time.monotonic()
+        slot, state, found = self._look(uid, created_at, wanted, began - self._repo.workplace.freshness_seconds)
+        if not found:
+            self._repo.refresh_config()
+            slot, state, found = self._look(uid, created_at, wanted, began)
+        if not found:
+            raise self._missing(uid, slot, wanted)
+        return slot, state, found
+
+    def _look(
+        self, uid: str, created_at: datetime | date | None, wanted: str | None, oldest: float
+    ) -> tuple[Slot, SlotState, list[Version]]:
+        slot = self.slot(uid, created_at)
+        state = self._state(slot, oldest)
+        found = versions_of(self._readers, state, uid, uid_key(uid))
+        return slot, state, found if wanted is None else _matching(found, wanted)
 
     def _missing(self, uid: str, slot: Slot, wanted: str | None = None) -> NotFoundError:
         what = "no such file is archived" if wanted is None else "no such version of the file is archived"
