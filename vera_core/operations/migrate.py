@@ -176,16 +176,25 @@ def migrate_window(migration: Migration, window: Window, *, progress: Progress |
     return replace(report, seconds=time.monotonic() - began)
 
 
-def window_of(migration: Migration, day: date, *, retry_rejects: bool = False) -> Window:
-    """The window that work on `day` is about: its latest revision, whatever became of it; revision 1 before any.
+def window_to_pack(migration: Migration, day: date, *, retry_rejects: bool = False) -> Window:
+    """The window that packing `day` is about: its first revision without a good verdict, else the latest one again.
 
-    `retry_rejects`: a new revision, if the latest one ended with rejects.
+    `retry_rejects`: instead of the latest one again, a new revision if the latest ended with rejects.
     """
-    records = migration.state.latest(*migration.name, first=day, end=day + ONE_DAY)
+    records = migration.state.windows(*migration.name, first=day, end=day + ONE_DAY)
+    for record in records:
+        if record.state not in FINAL:
+            return record.window
     if not records:
         return Window(*migration.name, day)
-    (record,) = records
-    return _next(record) if retry_rejects and record.state is WindowState.REJECTS else record.window
+    latest = records[-1]
+    return _next(latest) if retry_rejects and latest.state is WindowState.REJECTS else latest.window
+
+
+def packed_record(migration: Migration, day: date) -> WindowRecord | None:
+    """What is known of the latest revision of `day` that packing reached; None before that."""
+    records = migration.state.windows(*migration.name, first=day, end=day + ONE_DAY)
+    return next((record for record in reversed(records) if record.state is not WindowState.FROZEN), None)
 
 
 def freeze_due(migration: Migration, window: Window) -> PackPlan:
