@@ -89,7 +89,9 @@ class Manifest:
             found = _parse_header(path, json.loads(header), digest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, f"its header can't be understood: {error!r}") from error
-        if sizes != _block_sizes(found.row_count) or len(found.blocks) != len(sizes) or schema.names != SCHEMA.names:
+        if not schema.remove_metadata().equals(SCHEMA):
+            raise _damaged(path, "its columns are not those of a manifest")
+        if sizes != _block_sizes(found.row_count) or len(found.blocks) != len(sizes):
             raise _damaged(path, "its row groups are not those of its header")
         return found
 
@@ -104,7 +106,7 @@ class Manifest:
             raise UsageError(f"the manifest has rows 0 to {self.row_count}, not {first} to {end}")
         if first == end:
             return
-        with pq.ParquetFile(self.path, read_dictionary=FEW_VALUES) as file:
+        with pq.ParquetFile(self.path, read_dictionary=FEW_VALUES, page_checksum_verification=True) as file:
             for block in range(first // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
                 start = block * BLOCK_ROWS
                 low, high = max(first, start), min(end, start + BLOCK_ROWS)
@@ -124,7 +126,7 @@ class Manifest:
         Raises:
             IntegrityError: a block is damaged.
         """
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             for block in range(len(self.blocks)):
                 self._block(file, block)
 
@@ -136,9 +138,10 @@ class Manifest:
     def _block(self, file: pq.ParquetFile, number: int) -> pa.Table:
         try:
             table = file.read_row_group(number)
+            digest = block_digest(table)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.path, f"block {number} can't be read: {error}") from error
-        if block_digest(table) != self.blocks[number]:
+        if digest != self.blocks[number]:
             raise _damaged(self.path, f"block {number} does not have its digest")
         return table
 
