@@ -215,15 +215,18 @@ class ManifestSource(_FileSource):
             detail = f"the repository has no retention class {shown(row.retention_class)}"
             return _rejected(row.uid, row.created_at, RejectReason.UNKNOWN_CLASS, detail)
         media_type = canonical(values.get("media_type")) or media_type_of(row.place)
+        size = canonical(values.get("size")) or None
+        if size is not None and not (size.isascii() and size.isdigit()):
+            detail = f"the size {shown(size)} is no number of bytes"
+            return _rejected(row.uid, row.created_at, RejectReason.WRONG_SIZE, detail)
         try:
             metadata = _metadata(values.get("metadata"))
-            size = _size(values.get("size"))
         except ValueError as error:
             return _rejected(row.uid, row.created_at, RejectReason.BAD_METADATA, str(error))
         trouble = attribute_trouble(media_type, metadata)
         if trouble:
             return _rejected(row.uid, row.created_at, RejectReason.BAD_METADATA, trouble)
-        return row._replace(size=size, media_type=media_type, metadata=metadata)
+        return row._replace(size=None if size is None else int(size), media_type=media_type, metadata=metadata)
 
     def _locate(self, value: object) -> str | Unreadable:
         if isinstance(value, str) and value and not value.startswith("/"):
@@ -282,15 +285,6 @@ def _metadata(value: object) -> tuple[tuple[str, str], ...]:
         if text is not None:
             pairs.append((str(name), text))
     return tuple(pairs)
-
-
-def _size(value: object) -> int | None:
-    if value is None or value == "":
-        return None
-    text = str(value)
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"the size {shown(value)} is no number of bytes")
-    return int(text)
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
