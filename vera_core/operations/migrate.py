@@ -272,6 +272,15 @@ def advance_watermark(migration: Migration) -> WatermarkReport:
     )  # fmt: skip
 
 
+def stuck_windows(migration: Migration) -> list[WindowRecord]:
+    """The windows from the watermark on that a person must look at: failed, or with rejects that the policy stops at."""
+    bad = {WindowState.FAILED}
+    if migration.on_rejects is OnRejects.STOP:
+        bad.add(WindowState.REJECTS)
+    records = migration.state.windows(*migration.name, first=migration.first_day())
+    return [record for record in records if record.state in bad]
+
+
 def migrate(
     migration: Migration, windows: Iterable[Window], *, each: Callable[[Window], Progress | None] = lambda _: None
 ) -> MigrateReport:

@@ -206,6 +206,19 @@ class MigrationState:
         with self._reading() as connection:
             return [_record(row) for row in connection.execute(query.order_by(table.c.day, table.c.revision))]
 
+    def settled(self, source: str, tenant: str, *, since: str, limit: int) -> list[WindowRecord]:
+        """The first `limit` windows with a good verdict (rejects or none) that were written after `since`, in order."""
+        table = self._tables.windows
+        query = (
+            sa.select(table)
+            .where(table.c.source == source, table.c.tenant == tenant, table.c.updated_at > since)
+            .where(table.c.state.in_((WindowState.VERIFIED, WindowState.REJECTS)))
+            .order_by(table.c.updated_at, table.c.day, table.c.revision)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
     def latest(
         self, source: str, tenant: str, *, first: date | None = None, end: date | None = None
     ) -> list[WindowRecord]:
