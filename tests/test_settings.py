@@ -52,13 +52,12 @@ def test_nothing_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_later_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    written('repository = "s3://file"\nactor = "file"\ntenant = "file"\nspool_bytes = "2 GiB"' + SOURCE)
+    written('repository = "s3://file"\nactor = "file"\ntenant = "file"' + SOURCE)
     monkeypatch.setenv("VERA_ACTOR", "environment")
     monkeypatch.setenv("VERA_TENANT", "environment")
     monkeypatch.setenv("VERA_SOURCES__INVOICES__LAG_DAYS", "5")
     settings = Settings.load(tenant="option", actor=None)
     assert (settings.repository, settings.actor, settings.tenant) == ("s3://file", "environment", "option")
-    assert settings.spool_bytes == 2 << 30
     assert settings.source("invoices").lag_days == 5
     assert settings.source("invoices").table == "invoices"
 

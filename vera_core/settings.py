@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ByteSize, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from vera_core.errors import UsageError
@@ -53,9 +53,9 @@ def _who() -> str:
 class Settings(BaseSettings):
     """What a process works with; make it with `load`.
 
-    `actor` is who the audit trail names; `spool` a directory for shards being built, `spool_bytes` how much they may
-    take together; `freshness_seconds` how old a slot's state may be for a reader; `workers` the threads that load
-    files; `price_table` the prices by which costs are told.
+    `repository`: s3://bucket/prefix; `actor`: who the audit trail names; `tenant`: the one that commands mean;
+    `spool`: a directory for shards being built; `freshness_seconds`: how old a slot's state may be for a reader;
+    `workers`: threads that load and encode files.
     """
 
     model_config = SettingsConfigDict(
@@ -66,10 +66,8 @@ class Settings(BaseSettings):
     actor: str = Field(default_factory=_who, min_length=1, max_length=256)
     tenant: str = DEFAULT_TENANT
     spool: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / "vera-spool")
-    spool_bytes: ByteSize = ByteSize(8 << 30)
     freshness_seconds: NonNegativeFloat = 5.0
     workers: PositiveInt = 2
-    price_table: str = "s3-standard-ia"
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @classmethod
