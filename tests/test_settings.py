@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -195,6 +196,6 @@ def test_the_complete_example_of_the_documentation_is_complete(tmp_path: Path) -
     shown: dict[str, Any] = tomllib.loads(example[1])
     assert set(shown) == set(Settings.model_fields)
     keys = {key for source in shown["sources"].values() for key in source}
-    assert keys | {"url"} == {field.name for field in SourceSettings.__dataclass_fields__.values()}
+    assert keys | {"url"} == {field.name for field in dataclasses.fields(SourceSettings)}
     for name in (*Settings.model_fields, *keys, *TimeType, *OnRejects):
         assert f"`{name}`" in text, name
