@@ -16,17 +16,16 @@ from typer import Abort, Exit, TyperException
 
 from vera_core.cli.group import application
 from vera_core.cli.output import describe, emit, wants_json, warn
+from vera_core.cli.signals import watch
 from vera_core.errors import UsageError, VeraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
 BUG = 1
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
 TRACEBACK_VARIABLE = "VERA_TRACEBACK"
-_STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,14 +51,8 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> NoReturn:
     """The entry point of the `vera` script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vera: %(message)s")
-    for number in _STOPPING:
-        signal.signal(number, _stop)
+    watch()
     sys.exit(run(sys.argv[1:]))
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """A request to end unwinds the stack, so that no unfinished file stays behind."""
-    sys.exit(128 + number)
 
 
 def _execute(arguments: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +32,7 @@ from vera_core.cli.output import (
     warn,
 )
 from vera_core.cli.progress import meters
+from vera_core.cli.signals import rest
 from vera_core.cli.values import Days, read_days
 from vera_core.errors import Kind, UnavailableError, UsageError
 from vera_core.model import parse_day
@@ -146,7 +147,12 @@ def command(
     if dry_run:
         _show_due(job, as_json=as_json)
     elif once or first or last:
-        _finish(list(_look(job, as_json=as_json)), as_json=as_json)
+        reports = []
+        for migration, report in _look(job, quiet=as_json):
+            reports.append(report)
+            if not as_json:
+                _show(migration, report)
+        _finish(reports, as_json=as_json)
     elif as_json:
         raise UsageError("--json prints one document, so it needs --once", todo="Add --once, or --from and --to.")
     else:
@@ -185,15 +191,13 @@ def _show_due(job: _Job, *, as_json: bool) -> None:
             say("  nothing is due")
 
 
-def _look(job: _Job, *, as_json: bool) -> Iterator[MigrateReport]:
+def _look(job: _Job, *, quiet: bool) -> Iterator[tuple[Migration, MigrateReport]]:
     """Migrates what is due now, source by source."""
     for migration in job.migrations():
         note_late_rows(migration)
-        with meters(f"{migration.source.name}", quiet=as_json) as each:
+        with meters(f"{migration.source.name}", quiet=quiet) as each:
             report = migrate(migration, job.due(migration), each=lambda window: each(str(window.day)))
-        if not as_json:
-            _show(migration, report)
-        yield report
+        yield migration, report
 
 
 def _finish(reports: list[MigrateReport], *, as_json: bool) -> None:
@@ -208,13 +212,18 @@ def _finish(reports: list[MigrateReport], *, as_json: bool) -> None:
 
 
 def _keep_looking(job: _Job, every: float) -> None:
+    """Looks again and again, and tells what it did; after the first look only where there was something to do."""
+    first = True
     while True:
         try:
-            for _ in _look(job, as_json=False):
-                pass
+            for migration, report in _look(job, quiet=False):
+                if first or report.windows or report.failures:
+                    _show(migration, report)
+            first = False
         except UnavailableError as error:
             warn(describe(error.to_json()))
-        time.sleep(every)
+        sys.stdout.flush()
+        rest(every)
 
 
 def _show(migration: Migration, report: MigrateReport) -> None:
