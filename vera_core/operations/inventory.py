@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from vera_core.keyspace import KeyKind
 from vera_core.model import day_text
 from vera_core.operations.cost import S3_STANDARD_IA, saved_monthly
+from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Report, figure
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import slots
@@ -64,6 +65,7 @@ class InventoryReport(Report):
     saved: float = figure("saved against one object a file", "USD/month")
 
 
+@at_pace()
 def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport:
     """Writes the catalogue of a day's slots; the same state gives the same names, so that running again is harmless.
 

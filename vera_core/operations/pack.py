@@ -22,6 +22,7 @@ from vera_core.operations.freeze import (
     parts_of,
     routed_by_active_epochs,
 )
+from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Report, figure
 from vera_core.operations.segment import PackJob, Progress, pack_segment
 
@@ -105,6 +106,7 @@ def plan_pack(repo: Repository, source: Source, window: Window) -> PackPlan:
     return replace(plan, seconds=time.monotonic() - began)
 
 
+@at_pace()
 def freeze_rows(repo: Repository, source: Source, window: Window) -> PackPlan:
     """Freezes the window's revision, or adopts what is frozen; says which rows packing it will find.
 
@@ -137,6 +139,7 @@ def packed_window(repo: Repository, window: Window) -> PackReport:
     return replace(report, seconds=time.monotonic() - began)
 
 
+@at_pace()
 def pack_window(repo: Repository, source: Source, window: Window, *, progress: Progress | None = None) -> PackReport:
     """Archives every row of the window's revision, or says by name why not; safe to run again and side by side.
 

@@ -15,6 +15,7 @@ from vera_core.format import FileSource, ShardReader
 from vera_core.model import Lock, day_text, format_time
 from vera_core.operations.commit import satisfies
 from vera_core.operations.freeze import load_frozen
+from vera_core.operations.pace import at_pace
 from vera_core.operations.reconcile import Accounts, reconcile_part
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.store.base import MissingObjectError
@@ -109,6 +110,7 @@ class _Tally:
         )  # fmt: skip
 
 
+@at_pace()
 def verify_window(repo: Repository, source: Source, window: Window) -> VerifyReport:
     """Verifies one revision of a window: every shard whole, every lock, and every row against the source.
 
@@ -140,6 +142,7 @@ def verify_window(repo: Repository, source: Source, window: Window) -> VerifyRep
     return tally.report(scope, began, (INTEGRITY, WORM_LOCK, RECONCILIATION))
 
 
+@at_pace()
 def verify_slots(
     repo: Repository,
     slots: Iterable[Slot],
