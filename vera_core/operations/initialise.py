@@ -94,16 +94,18 @@ def init(store: ObjectStore, prefix: str, options: InitOptions, workplace: Workp
     now = clock.now()
     log = ConfigLog(store, keys)
     body = {"type": "init", **config.to_json()}
+    trail = audit_trail(store, keys, clock, config=config, workplace=workplace)
+    intent = trail.intent("init", {"repository": config.repository_id})
     try:
         made = log.append(body, now=now, until=now + LOCK_SLACK)
     except LostAppendError as error:
+        trail.outcome(intent, "lost", {})
         raise ConflictError(
             "somebody else made a repository here at the same moment",
             todo="Look at it with `vera doctor`; make another one under another prefix.",
             bucket=store.bucket, prefix=prefix,
         ) from error  # fmt: skip
-    trail = audit_trail(store, keys, clock, config=made, workplace=workplace)
-    trail.outcome(trail.intent("init", {"repository": made.repository_id}), "done", {"revision": made.revision})
+    trail.outcome(intent, "done", {"revision": made.revision})
     report = _report(store, keys, made, created_bucket=planned.created_bucket)
     return replace(report, promises=probed.promises, seconds=time.monotonic() - began)
 

@@ -127,4 +127,6 @@ def _hygiene_promise(name: str, meaning: str, findings: list[HygieneFinding]) ->
     required = not findings or any(finding.required for finding in findings)
     verdict = Verdict.HELD if not findings else Verdict.BROKEN if required else Verdict.UNKNOWN
     evidence = " ".join(f"{finding.what}. {finding.todo}" for finding in findings) or "as it should be"
-    return Promise(f"hygiene: {name}", Topic.HYGIENE, meaning, verdict, evidence, required=required)
+    # Who accepts a store without enforced locks accepts a bucket without them.
+    topic = Topic.LOCKS if name == "object lock" else Topic.HYGIENE
+    return Promise(f"hygiene: {name}", topic, meaning, verdict, evidence, required=required)
