@@ -9,6 +9,7 @@ import io
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from vera_core.source.sql_queries import any_window
 from vera_core.source.sql_rows import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
     from sqlalchemy.engine import Connection, Engine
@@ -83,8 +84,7 @@ class InlineContents:
             if key not in found:
                 yield GONE
                 continue
-            where = self.queries.among(name, [key])
-            yield self._judge(row, _Found(*found[key], where))
+            yield self._judge(row, _Found(*found[key], partial(self.queries.among, name, [key])))
 
     def _by_uid(self, rows: Sequence[Row], most: int) -> Iterator[Fetched]:
         uids: dict[date, list[str]] = defaultdict(list)
@@ -96,10 +96,8 @@ class InlineContents:
             query = self.queries.named(window, wanted).add_columns(*self._content(most))
             records = self._all(query)
             for at, raw in self.maker.numbered([record[:-2] for record in records], window):
-                time, uid = records[at][1], records[at][0]
-                found[_identity(raw)].append(
-                    _Found(records[at][-2], records[at][-1], self.queries.has_key((time, uid)))
-                )
+                uid, time, *_, size, content = records[at]
+                found[_identity(raw)].append(_Found(size, content, partial(self.queries.has_key, (time, uid))))
         for row in rows:
             candidates = found[_identity(row)]
             fitting = [one for one in candidates if one.size == row.size] or candidates
@@ -118,7 +116,7 @@ class InlineContents:
         if row.size is not None and size != row.size:
             return Unreadable(RejectReason.WRONG_SIZE, f"the content has {size} bytes, declared are {row.size}")
         if size > self.limit:
-            return BigContent(size, lambda: self._stream(size, found.where))
+            return BigContent(size, lambda: self._stream(size, found.where()))
         data = found.data
         if len(data) != size:
             return Unreadable(RejectReason.WRONG_SIZE, f"the content has {len(data)} bytes, the database says {size}")
@@ -144,11 +142,11 @@ class InlineContents:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A row as it is now: size and content of its file, and what finds the row again."""
+    """A row as it is now: size and content of its file, and what makes the condition that finds the row again."""
 
     size: int | None
     content: Any
-    where: ColumnElement[bool]
+    where: Callable[[], ColumnElement[bool]]
 
     @property
     def data(self) -> bytes:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.source.base import Unreadable
 from vera_core.source.mapping import ContentKind
-from vera_core.source.rows import FILE_PLACE, ROW_PLACE, RawRow, RejectReason, attribute_trouble, shown, uid_trouble
+from vera_core.source.rows import (
+    FILE_PLACE,
+    ROW_PLACE,
+    Metadata,
+    RawRow,
+    RejectReason,
+    attribute_trouble,
+    shown,
+    uid_trouble,
+)
 from vera_core.source.times import TimeTrouble, text_day
 
 if TYPE_CHECKING:
@@ -64,12 +73,18 @@ class RowMaker:
 
     def rows(self, records: Sequence[Sequence[Any]], window: Window) -> list[RawRow]:
         """The rows among `records` that belong to the window."""
-        return [row for _, row in self.numbered(records, window)]
+        rows, inside = self._made(records, window)
+        return rows if inside is None else list(compress(rows, inside))
 
     def numbered(self, records: Sequence[Sequence[Any]], window: Window) -> list[tuple[int, RawRow]]:
         """As `rows`, each with the number of its record."""
+        rows, inside = self._made(records, window)
+        return [(at, row) for at, row in enumerate(rows) if inside is None or inside[at]]
+
+    def _made(self, records: Sequence[Sequence[Any]], window: Window) -> tuple[list[RawRow], list[bool] | None]:
+        """A row for each record, and which of them are in the window (None: all)."""
         if not records:
-            return []
+            return [], None
         columns: dict[str, Sequence[Any]] = dict(zip(self.roles, zip(*records, strict=True), strict=True))
         count = len(records)
         troubles: Troubles = {}
@@ -78,8 +93,7 @@ class RowMaker:
         self._tenants(columns.get(TENANT), troubles)
         classes = self._classes(columns.get(CLASS), count, troubles)
         media = self._media(columns.get(MEDIA), count, troubles)
-        metadata = self._metadata(columns, count, troubles)
-        self._attributes(media, metadata, troubles)
+        metadata = self._metadata(columns, media, troubles)
         sizes = self._sizes(columns.get(SIZE), count, troubles)
         places = self._places(columns, count, troubles)
         lates: Iterable[str] = (
@@ -93,8 +107,7 @@ class RowMaker:
                 shown(columns[UID][at]), row.created_at, "", shown(row.place) if row.place else "",
                 late=shown(row.late), reject=reason.value, detail=shown(detail),
             )  # fmt: skip
-        numbered = list(enumerate(rows))
-        return numbered if inside is None else list(compress(numbered, inside))
+        return rows, inside
 
     def _times(
         self, values: Sequence[Any], window: Window, troubles: Troubles
@@ -156,17 +169,32 @@ class RowMaker:
         return self._plain(values, "media type", troubles)
 
     def _metadata(
-        self, columns: Mapping[str, Sequence[Any]], count: int, troubles: Troubles
-    ) -> Sequence[tuple[tuple[str, str], ...]]:
+        self, columns: Mapping[str, Sequence[Any]], media: Sequence[str], troubles: Troubles
+    ) -> Sequence[Metadata]:
+        """Metadata of each row, checked together with its media type."""
+        wrong = {kind: what for kind in set(media) if (what := attribute_trouble(kind, ()))}
         named = [(name, columns[METADATA + name]) for name in self.settings.metadata]
-        if not named:
-            return [()] * count
-        texts = [(name, self._plain(values, name, troubles), values) for name, values in named]
-        pairs = [
-            [(name, text) if value is not None else None for text, value in zip(plain, values, strict=True)]
-            for name, plain, values in texts
-        ]
-        return [tuple(pair for pair in row if pair is not None) for row in zip(*pairs, strict=True)]
+        if not named and not wrong:
+            return [()] * len(media)
+        names = [name for name, _ in named]
+        texts = [self._plain(values, name, troubles) for name, values in named]
+        if all(plain is values for plain, (_, values) in zip(texts, named, strict=True)):
+            metadata = _paired(names, list(zip(*texts, strict=True))) if named else [()] * len(media)
+            short = sum(max(map(len, plain)) for plain in texts) < SHORT_ATTRIBUTES
+            # Far below the limits, even in UTF-8; only characters that are none could be wrong.
+            if not wrong and short and all("".join(plain).isascii() for plain in texts):
+                return metadata
+        else:
+            nulls = zip(*(values for _, values in named), strict=True)
+            metadata = [
+                tuple((name, text) for name, text, value in zip(names, row, found, strict=True) if value is not None)
+                for row, found in zip(zip(*texts, strict=True), nulls, strict=True)
+            ]
+        for at, row in enumerate(metadata):
+            what = wrong.get(media[at]) or attribute_trouble(media[at], row)
+            if what:
+                troubles.setdefault(at, (RejectReason.BAD_METADATA, what))
+        return metadata
 
     def _plain(self, values: Sequence[Any], name: str, troubles: Troubles) -> Sequence[str]:
         """Texts; a null is ""."""
@@ -180,22 +208,11 @@ class RowMaker:
             texts.append(text or "")
         return texts
 
-    def _attributes(
-        self, media: Sequence[str], metadata: Sequence[tuple[tuple[str, str], ...]], troubles: Troubles
-    ) -> None:
-        wrong = {kind: what for kind in set(media) if (what := attribute_trouble(kind, ()))}
-        for at, pairs in enumerate(metadata):
-            if pairs or wrong:
-                texts = [text for _, text in pairs]
-                if not wrong and sum(map(len, texts)) < SHORT_ATTRIBUTES and all(map(str.isascii, texts)):
-                    continue
-                what = wrong.get(media[at]) or attribute_trouble(media[at], pairs)
-                if what:
-                    troubles.setdefault(at, (RejectReason.BAD_METADATA, what))
-
     def _sizes(self, values: Sequence[Any] | None, count: int, troubles: Troubles) -> Iterable[int | None]:
         if values is None:
             return repeat(None, count)
+        if set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 1 << 62:
+            return values
         inline = self.settings.content.kind is ContentKind.INLINE
         sizes: list[int | None] = []
         for at, value in enumerate(values):
@@ -226,6 +243,12 @@ class RowMaker:
             else:
                 places.append(prefix + place)
         return places
+
+
+def _paired(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[Metadata]:
+    """Names and texts in pairs; rows with the same texts share them, which spares memory and its collection."""
+    known = {row: tuple(zip(names, row, strict=True)) for row in set(rows)}
+    return [known[row] for row in rows]
 
 
 def _uid(value: object) -> object:

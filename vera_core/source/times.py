@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+
 from vera_core.model import MICROSECOND, from_micros
 from vera_core.source.base import EPOCH_DAY
 from vera_core.source.mapping import TimeType
@@ -35,6 +37,8 @@ FACTORS = {TimeType.EPOCH_S: 1_000_000, TimeType.EPOCH_MS: 1_000, TimeType.EPOCH
 MIN_MICROS = (date.min - EPOCH_DAY).days * 86_400_000_000
 MAX_MICROS = ((date.max - EPOCH_DAY).days + 1) * 86_400_000_000 - 1
 
+_UTC_MICROS = pa.timestamp("us", "UTC")
+_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.(?:[0-9]{3}){1,2})?Z")
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ].*)?", re.DOTALL)
 _DAYS_AROUND = 2
 
@@ -140,7 +144,7 @@ class TimeReader:
                 return list(values)  # type: ignore[arg-type] # the query selects a bigint
             return [wall_to_utc(value, zone) for value in values]  # type: ignore[arg-type] # as above
         if self.column.type is TimeType.TEXT:
-            return [
+            return _usual_texts(values) or [
                 text_micros(value, zone) if isinstance(value, str) else TimeTrouble(f"{value!r} is no text")
                 for value in values
             ]
@@ -171,6 +175,17 @@ def text_day(text: str) -> date:
         else:
             high = middle - 1
     return date.fromordinal(low)
+
+
+def _usual_texts(values: Sequence[object]) -> list[int | TimeTrouble] | None:
+    """Texts that all are like 2026-03-01T12:00:00.123Z, many times faster than one by one; None for others."""
+    if set(map(type, values)) != {str} or not all(map(_USUAL.fullmatch, values)):  # type: ignore[arg-type] # texts
+        return None
+    try:
+        micros: list[int | TimeTrouble] = pa.array(values).cast(_UTC_MICROS).cast(pa.int64()).to_pylist()
+    except pa.ArrowInvalid:
+        return None
+    return micros
 
 
 def _scaled(value: object, factor: int) -> int | TimeTrouble:
