@@ -317,6 +317,27 @@ def test_late_rows_are_found_once_their_transactions_have_settled(
         source.late("{}", before=before)
 
 
+def test_late_rows_by_the_time_of_their_change(business: Business) -> None:
+    business.run("ALTER TABLE documents ADD changed_at " + ("TEXT" if business.dialect == "sqlite" else "TIMESTAMPTZ"))
+    row = {"created_at": NOON, "body": b""}
+    business.add(row | {"uid": "a", "changed_at": "2026-03-01T12:00:00.000001Z"})
+    source = business.source(late=LateColumn(column="changed_at", settle_seconds=0))
+    marks = [source.late("", before=DAY + timedelta(days=2)).mark]
+    business.add(row | {"uid": "b", "changed_at": "2026-03-05T00:00:00Z"}, row | {"uid": "c", "changed_at": None})
+    found = []
+    for _ in range(3):
+        late = source.late(marks[-1], before=DAY + timedelta(days=2))
+        found.append(dict(late.days))
+        marks.append(late.mark)
+    assert found == [{}, {DAY: 1}, {}]
+
+
+def test_a_late_column_that_does_not_grow_is_refused(sqlite_business: Business) -> None:
+    sqlite_business.add({"uid": "a", "created_at": NOON, "body": b"x"})
+    with pytest.raises(UsageError, match="holds a bytes"):
+        sqlite_business.source(late=LateColumn(column="body")).late("", before=DAY)
+
+
 def test_the_first_mark_leaves_what_is_there_to_the_first_freeze(business: Business) -> None:
     business.add({"uid": "old", "created_at": NOON, "body": b"", "change_no": 5})
     source = business.source(late=LateColumn(column="change_no", settle_seconds=0))

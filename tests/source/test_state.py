@@ -248,6 +248,17 @@ def test_late_marks_move_by_compare_and_swap(state: MigrationState) -> None:
     assert state.late_mark("documents", "default") == "b"
 
 
+def test_reading_takes_no_lock(sqlite_business: Business) -> None:
+    state = MigrationState(connect(sqlite_business.url, writable=True))
+    state.create()
+    with sqlite_business.engine.connect() as writer:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        state.check()
+        assert state.watermark("documents", "default") is None
+        assert state.late_mark("documents", "default") == ""
+        writer.rollback()
+
+
 def test_the_business_tables_stay_as_they_are(business: Business, state: MigrationState) -> None:
     business.add({"uid": "u", "body": b"x"})
     before = business.query("SELECT * FROM documents")

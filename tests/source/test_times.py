@@ -87,6 +87,7 @@ def test_a_text_that_is_no_time_sorts_into_one_day(text: str) -> None:
         "01.03.2026",
         "",
         "2026-03-01\n",
+        "2026-03-01T24:00:00Z",
         "٢٠٢٦-03-01",
     ],
 )
@@ -120,3 +121,17 @@ def test_the_ends_of_time_have_bounds(day: date, zone: str) -> None:
                 Window("s", "t", day)
             )
             assert low < high  # type: ignore[operator] # of one type
+
+
+@given(
+    texts=st.lists(
+        st.one_of(
+            st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)).map(lambda at: at.isoformat() + "Z"),  # noqa: DTZ001 - with Z
+            st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.(\d{3}){1,2})?Z", fullmatch=True),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_texts_that_are_read_by_the_column_mean_what_they_mean_one_by_one(texts: list[str]) -> None:
+    assert reader(TimeType.TEXT).micros(texts) == [text_micros(text, "") for text in texts]

@@ -25,6 +25,8 @@ CONNECT_SECONDS = 10
 ATTEMPTS = 5
 LOCK_SECONDS = 30
 """How long SQLite waits for another connection's lock."""
+READS = "vera_reads"
+"""Execution option of a connection that only reads, though its engine is writable: it takes no lock to write."""
 
 _CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "postgresql": {"connect_timeout": CONNECT_SECONDS, "application_name": "vera"},
@@ -148,4 +150,5 @@ def _sqlite_writer(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ from sqlalchemy.schema import CreateTable
 
 from vera_core.errors import UsageError
 from vera_core.model import MAX_NAME_BYTES, MAX_UID_BYTES
-from vera_core.source.database import translated
+from vera_core.source.database import READS, translated
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -86,8 +86,9 @@ class OwnTables:
         Raises:
             UnavailableError: the database can't be reached.
         """
-        with translated(self._engine):
-            there = set(sa.inspect(self._engine).get_table_names(schema=self._schema))
+        with translated(self._engine), self._engine.connect() as connection:
+            reader = connection.execution_options(**{READS: True})
+            there = set(sa.inspect(reader).get_table_names(schema=self._schema))
         return [table.fullname for table in self._metadata.sorted_tables if table.name not in there]
 
     def create(self) -> None:

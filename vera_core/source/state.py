@@ -21,7 +21,7 @@ from sqlalchemy import exc
 from vera_core.errors import ConflictError, IncompatibleError, UsageError
 from vera_core.model import format_time
 from vera_core.source.base import Window
-from vera_core.source.database import shown_url, translated
+from vera_core.source.database import READS, shown_url, translated
 from vera_core.source.rows import Reject
 from vera_core.source.schema import DEFAULT_SCHEMA, SCHEMA_VERSION, OwnTables
 
@@ -337,7 +337,7 @@ class MigrationState:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with translated(self._engine), self._engine.connect() as connection:
-            yield connection
+            yield connection.execution_options(**{READS: True})
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
