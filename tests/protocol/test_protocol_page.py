@@ -1,0 +1,72 @@
+"""docs/protocol.md names every record type and field that the code writes, and nothing in it has another value."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.protocol.packing import CONFIG, KEYS, MemorySource, make_repository, pack, some_files
+from tests.protocol.slots_support import shard
+from vera_core import config, slots
+from vera_core.config import DEFAULT_PART_ROWS, DEFAULT_SHARD_BYTES, PROTOCOL_VERSION
+from vera_core.format import SUFFIX
+from vera_core.keyspace import KeyKind
+from vera_core.operations.repository import SHORT_LOCK, Workplace
+from vera_core.slotlog import SIDECAR_FORMAT, SIDECAR_LOCK
+from vera_core.store.base import SINGLE_PUT_LIMIT
+from vera_core.store.chain import MAX_RECORD_BYTES, PUT_ATTEMPTS
+
+if TYPE_CHECKING:
+    from vera_core.store.memory import MemoryStore
+
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+WORDS = set(re.findall(r"[A-Za-z_][A-Za-z_0-9]*", PAGE))
+CHAIN = {"type", "n", "prev", "time", "nonce", "lock", "check"}
+
+
+def test_every_record_type_is_described() -> None:
+    assert set(config._HANDLERS) | set(slots._HANDLERS) <= WORDS
+
+
+def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp_path: Path) -> None:
+    pack(make_repository(memory_store, tmp_path), MemorySource(some_files(20)))
+    seen: dict[KeyKind, set[str]] = {}
+    for info in memory_store.list_objects(KEYS.root):
+        kind = KEYS.parse(info.key).kind
+        if kind in {KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT, KeyKind.SIDECAR}:
+            seen.setdefault(kind, set()).update(json.loads(memory_store.get(info.key).data))
+    assert all(seen.values())
+    assert set().union(*seen.values()) <= WORDS
+    for kind in (KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT):
+        assert seen[kind] >= CHAIN
+    assert set(CONFIG.to_json()) <= WORDS
+    assert set(shard("x").to_json()) <= WORDS
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"protocol version {PROTOCOL_VERSION}",
+        f"at most {MAX_RECORD_BYTES >> 20} MiB",
+        {5: "five times"}[PUT_ATTEMPTS],
+        f"at {DEFAULT_PART_ROWS:,} rows or {DEFAULT_SHARD_BYTES >> 20} MiB",
+        f"Up to {SINGLE_PUT_LIMIT >> 20} MiB by one PUT",
+        f"one suffix range ({SUFFIX >> 10} KiB",
+        {1: "locked for one day"}[SHORT_LOCK.days],
+        {60: "a lock of one minute"}[SIDECAR_LOCK.seconds],
+        f"`format` ({SIDECAR_FORMAT})",
+        f"at most {slots.FILTER_ENTRIES} entries",
+        {5.0: "current for five seconds"}[Workplace("a", Path()).freshness_seconds],
+    ],
+)
+def test_numbers_are_those_of_the_code(said: str) -> None:
+    assert said in re.sub(r"\s+", " ", PAGE)
+
+
+def test_named_tests_exist() -> None:
+    for name in set(re.findall(r"`(test_\w+\.py)`", PAGE)):
+        assert (Path(__file__).parent / name).exists(), name
