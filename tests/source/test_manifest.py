@@ -390,4 +390,4 @@ def test_2_000_000_rows_take_hardly_more_memory_than_200_000(tmp_path: Path) -> 
     (tmp_path / "few").mkdir()
     _, few, _ = peaks(tmp_path / "few", 200_000)
     _, many, _ = peaks(tmp_path, 2_000_000)
-    assert many < few * 1.1
+    assert many < few + 30, (few, many)

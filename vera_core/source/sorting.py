@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-RUN_ROWS = 1 << 16
+RUN_ROWS = 1 << 15
 """Rows that are sorted in memory at a time."""
-FAN_IN = 32
+FAN_IN = 64
 """Runs that are merged at a time."""
-CHUNK_ROWS = 1 << 10
+CHUNK_ROWS = 1 << 9
 """Rows of each run that are in memory while runs are merged."""
 
 
