@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vera_core.errors import IntegrityError, UsageError
-from vera_core.format import FileSource, ShardReader, ShardWriter
+from vera_core.format import ShardWriter
 from vera_core.operations.commit import LocalShard
 from vera_core.slots import FILTER_ENTRIES
 from vera_core.source.base import BigContent, Unreadable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vera_core.codec import Encoded, Policy
     from vera_core.format import ShardOptions, ShardSummary
+    from vera_core.operations.inspector import Inspect
     from vera_core.operations.load import LoadedRow
 
 EQUAL = "equal"
@@ -195,16 +196,15 @@ def _append_big(
         part.keys.append(row.key)
 
 
-def verify_built(part: BuiltPart) -> None:
-    """Re-opens a finished shard and checks every sum in it before anybody sees it.
+def verify_built(part: BuiltPart, inspect: Inspect) -> None:
+    """Has a finished shard re-opened and every sum in it checked before anybody sees it.
 
     Raises:
         IntegrityError: memory or disk of this machine altered it.
     """
     if part.local is None or part.summary is None:
         return
-    with FileSource(part.local.path) as source:
-        found = ShardReader.open(source).verify()
+    found = inspect(part.local.path)
     if (found.sha256, found.entries) != (part.local.sha256, part.summary.entries):
         raise IntegrityError(
             "a shard that was just built does not verify",

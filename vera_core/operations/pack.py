@@ -22,6 +22,7 @@ from vera_core.operations.freeze import (
     parts_of,
     routed_by_active_epochs,
 )
+from vera_core.operations.inspector import inspector
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Report, figure
 from vera_core.operations.segment import PackJob, Progress, pack_segment
@@ -177,8 +178,9 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
     while True:
         frozen = freeze_window(repo, source, window, scratch)
         if not frozen.stale:
-            job = PackJob(repo, source, frozen, scratch, progress)
-            done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
+            with inspector(frozen.manifest.row_count) as inspect:
+                job = PackJob(repo, source, frozen, scratch, inspect, progress)
+                done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
             repo.settled_config({segment.slot.day for segment in frozen.manifest.segments})
             if routed_by_active_epochs(repo, frozen.manifest):
                 parts = [(state, part) for state, found in done for part in found]

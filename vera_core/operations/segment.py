@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from vera_core.operations.build import BuiltPart
     from vera_core.operations.freeze import FrozenManifest
+    from vera_core.operations.inspector import Inspect
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, SlotState
@@ -48,6 +49,7 @@ class PackJob:
     source: Source
     frozen: FrozenManifest
     scratch: Path
+    inspect: Inspect
     progress: Progress | None = None
     accounted: int = 0
     packed_now: int = 0
@@ -133,7 +135,7 @@ class _SegmentPacker:
         """Verifies, uploads, commits and seals a built part; False where the log moved so that it needs a new plan."""
         repo = self.job.repo
         try:
-            verify_built(built)
+            verify_built(built, self.job.inspect)
             place = upload(repo, self.state, built.local) if built.local is not None else None
             while True:
                 shard = None if place is None else self._reference(built, *place)
@@ -187,7 +189,7 @@ class _SegmentPacker:
                     bucket=repo.store.bucket, key=shard.key, version_id=shard.version_id,
                     rows=f"{part.first}..{part.end}",
                 ) from damage  # fmt: skip
-            verify_built(built)
+            verify_built(built, self.job.inspect)
             key, version_id = upload(repo, self.state, built.local)
             fresh = self._reference(built, key, version_id)
             body = {
