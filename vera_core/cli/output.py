@@ -6,7 +6,6 @@ errors and progress to standard error.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from itertools import islice
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 JSON_FLAG = "--json"
 INDENT = "  "
 REJECTS_SHOWN = 20
+PLACES_SHOWN = 3
 
 _UNITS: dict[str, Callable[[float], str]] = {
     "bytes": lambda value: f"{size_text(value)} ({value:,.0f} bytes)" if value >= 1024 else f"{value:,.0f} bytes",
@@ -122,25 +122,27 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: f
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
-    """Each finding: severity, what, where, and the next step on a line of its own."""
+    """What was found, each sort once: severity, what, the places, and the next step on a line of its own."""
+    sorts: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        place = ", ".join(
-            f"{name}={value}"
-            for name, value in (("key", finding.key), ("version", finding.version_id), ("uid", finding.uid))
-            if value
-        )
-        say(f"{INDENT}{finding.severity}: {finding.what}" + (f" ({place})" if place else ""))
-        if finding.todo:
-            say(f"{INDENT * 2}{finding.todo}")
+        sorts.setdefault((finding.severity, finding.what, finding.todo), []).append(finding)
+    for (severity, what, todo), found in sorts.items():
+        places = [place for place in map(_place, found) if place]
+        if len(places) == 1:
+            say(f"{INDENT}{severity}: {what} ({places[0]})")
+        else:
+            say(f"{INDENT}{severity}: {what}" + (f" ({len(found):,} times)" if len(found) > 1 else ""))
+            for place in places[:PLACES_SHOWN]:
+                say(f"{INDENT * 3}{place}")
+            if len(places) > PLACES_SHOWN:
+                say(f"{INDENT * 3}... and {len(places) - PLACES_SHOWN:,} more; --json names them")
+        if todo:
+            say(f"{INDENT * 2}{todo}")
 
 
-def scalars(report: Report) -> list[tuple[str, str]]:
-    """The named texts of a report (not its numbers or tables), with their names in words."""
-    return [
-        (item.name.replace("_", " "), str(as_json(getattr(report, item.name))))
-        for item in dataclasses.fields(report)
-        if "label" not in item.metadata and isinstance(as_json(getattr(report, item.name)), str)
-    ]
+def _place(finding: Finding) -> str:
+    named = (("key", finding.key), ("version", finding.version_id), ("uid", finding.uid))
+    return ", ".join(f"{name}={value}" for name, value in named if value)
 
 
 def show_packs(packs: Sequence[PackReport], verifies: Sequence[VerifyReport]) -> None:
