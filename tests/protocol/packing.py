@@ -6,7 +6,8 @@ import io
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vera_core.config import ConfigLog, RepositoryConfig
 from vera_core.keyspace import Keyspace
@@ -17,6 +18,7 @@ from vera_core.operations.retrieve import Retriever
 from vera_core.routing import Routing, RoutingEpoch
 from vera_core.source.base import BigContent, Bounds, Fetched, LateRows, Unreadable, Window
 from vera_core.source.rows import RawRow, Reject, RejectReason, Row
+from vera_core.store.base import missing_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +56,10 @@ def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_se
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a `MemorySource`; `fails` is the reason why it can't be read, or ""."""
+    """A file of a `MemorySource`; `fails` is the reason why it can't be read, or "".
+
+    `breaks`: what a big one raises when it is opened (`OSError`, `MissingObjectError`), or "cut" for fewer bytes.
+    """
 
     uid: str
     content: bytes = b""
@@ -64,6 +69,15 @@ class File:
     metadata: tuple[tuple[str, str], ...] = ()
     fails: str = ""
     reject: str = ""
+    breaks: str = ""
+
+
+def _open(file: File) -> BinaryIO:
+    if file.breaks == "OSError":
+        raise OSError("the disk is on fire")
+    if file.breaks == "MissingObjectError":
+        raise missing_object("source", file.uid, delete_marker=False)
+    return io.BytesIO(file.content[:-1] if file.breaks == "cut" else file.content)
 
 
 @dataclass(slots=True)
@@ -95,8 +109,7 @@ class MemorySource:
             if file.fails:
                 yield Unreadable(file.fails, "as told")
             elif len(file.content) > self.big:
-                content = file.content
-                yield BigContent(len(content), lambda content=content: io.BytesIO(content))  # type: ignore[misc]
+                yield BigContent(len(file.content), partial(_open, file))
             else:
                 yield file.content
 

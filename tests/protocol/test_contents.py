@@ -230,6 +230,19 @@ def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(
     assert (again.rejects, again.packed_now) == (report.rejects, 0), "a reject stays one in its revision"
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new", "archived before"])
+@pytest.mark.parametrize("breaks", ["OSError", "MissingObjectError", "cut"])
+def test_a_big_file_that_breaks_while_it_is_read_is_a_reject(repo: Repository, breaks: str, known: bool) -> None:
+    """Whether it is read to be archived, or only to be compared with what is archived."""
+    big = File("big", b"x" * (CONFIG.inline_limit + 1))
+    if known:
+        pack(repo, MemorySource([big], name="before"))
+    report = pack(repo, MemorySource([replace(big, breaks=breaks), *some_files(20)]))
+    assert report.rejects == {"wrong-size" if breaks == "cut" else "unreadable": 1}
+    assert report.archived == 20
+    assert len(list(Retriever(repo).list_day(DAY))) == 20 + known
+
+
 @pytest.mark.parametrize("part_rows", [1, 7, 1000])
 def test_parts_without_an_archived_row_end_too(memory_store: MemoryStore, tmp_path: Path, part_rows: int) -> None:
     repo = make_repository(memory_store, tmp_path, part_rows=part_rows)

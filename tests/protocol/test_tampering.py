@@ -100,13 +100,14 @@ def test_deletes_over_every_key_hide_nothing_from_anyone(store: ObjectStore, tmp
     assert verify_window(fresh, source, source.window()).ok
     plan = plan_doctor(fresh)
     assert plan.slots == 2
-    assert plan.removals == len(keys_of_versions(store, KeyKind.LOG))
+    assert plan.removals == len(keys_of_versions(store, KeyKind.LOG) | keys_of_versions(store, KeyKind.SHARD))
     assert plan.sidecars == 2
     done = execute_doctor(fresh, plan)
     assert (done.removed, done.sidecars) == (plan.removals, 2)
     after = plan_doctor(opened(store, tmp_path))
     assert (after.removals, after.sidecars, after.unsealed) == (0, 0, 0)
-    assert {finding.severity for finding in after.findings} == {"warning"}, "markers over shards are only reported"
+    assert after.findings == ()
+    assert {repo.keys.parse(info.key).kind for info in store.list_objects(KEYS.root)} >= {KeyKind.LOG, KeyKind.SHARD}
     assert_archived(store, tmp_path, source)
     assert repo.uri == fresh.uri
 
@@ -217,6 +218,24 @@ def test_a_shard_that_is_cut_or_gone_is_an_error_and_repaired_by_packing_again(t
     assert {line.key for line in again.shards} == {line.key for line in report.shards}, "the same bytes, the same names"
     assert not {line.version_id for line in again.shards} & {line.version_id for line in report.shards}
     assert_archived(store, tmp_path, source)
+    assert verify_window(opened(store, tmp_path), source, source.window()).ok
+
+
+def test_what_was_repaired_is_checked_and_repaired_again(tmp_path: Path) -> None:
+    store = MemoryStore()
+    repo, source = packed(store, tmp_path)
+    for _ in range(3):
+        lines = pack(repo, source).shards
+        for line in lines:
+            at = next(n for n, version in enumerate(store._keys[line.key]) if version.version_id == line.version_id)
+            versions = store._keys[line.key]
+            data = bytearray(versions[at].data or b"")
+            data[len(data) // 2] ^= 1
+            versions[at] = replace(versions[at], data=bytes(data))
+        again = pack(opened(store, tmp_path), source)
+        assert (again.rows, again.archived) == (40, 40)
+        assert not {line.version_id for line in again.shards} & {line.version_id for line in lines}
+        assert_archived(store, tmp_path, source)
     assert verify_window(opened(store, tmp_path), source, source.window()).ok
 
 

@@ -17,6 +17,7 @@ from vera_core.operations.commit import LocalShard
 from vera_core.slots import FILTER_ENTRIES
 from vera_core.source.base import BigContent, Unreadable
 from vera_core.source.rows import RejectReason
+from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.load import LoadedRow
 
+_UNREAD = (OSError, MissingObjectError)
+"""What reading a source's big file raises where the file is the cause: packing goes on without it."""
 EQUAL = "equal"
 """What a judge says of a row whose uid's latest version is the same in every archived fact."""
 
@@ -155,7 +158,7 @@ def _fill(
         if isinstance(head.outcome, Unreadable):
             part.reject(head.number, head.outcome.reason)
             continue
-        verdict = judge(head)
+        verdict = _judged(judge, head)
         if verdict is not None and verdict != EQUAL:
             part.reject(head.number, verdict)
             continue
@@ -176,6 +179,14 @@ def _fill(
             part.keys.append(row.key)
 
 
+def _judged(judge: Callable[[LoadedRow[Encoded]], str | None], head: LoadedRow[Encoded]) -> str | None:
+    """What the judge says; a big file that can't be read to its end is a reject, like any other file."""
+    try:
+        return judge(head)
+    except _UNREAD:
+        return RejectReason.UNREADABLE
+
+
 def _append_big(
     part: BuiltPart, writer: ShardWriter, head: LoadedRow[Encoded], content: BigContent, policy: Policy
 ) -> None:
@@ -189,7 +200,7 @@ def _append_big(
             )  # fmt: skip
     except UsageError:
         part.reject(head.number, RejectReason.WRONG_SIZE)
-    except OSError:
+    except _UNREAD:
         part.reject(head.number, RejectReason.UNREADABLE)
     else:
         part.archived += 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vera_core.codec import encode_many, toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
-from vera_core.model import Lock
+from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, RowFeed, build_part, verify_built
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
@@ -166,14 +166,14 @@ class _SegmentPacker:
         Raises:
             IntegrityError: it is damaged and the source does not give the same bytes any more.
         """
-        shard = part.shard
-        if shard is None or shard not in self.state.shards.get(part.number, ()):
-            # Nothing archived, or superseded since: whoever superseded it verified what took its place.
-            return
-        try:
-            check_committed(self.job.repo, self.segment.slot, shard)
-        except (IntegrityError, MissingObjectError) as damage:
-            self._repair(part, shard, damage)
+        # What stands for the part now: its own shard, or the same bytes stored again. What a repack of another sort put
+        # in its place was verified by whoever did that.
+        for shard in self.state.shards.get(part.number, ()):
+            try:
+                check_committed(self.job.repo, self.segment.slot, shard)
+            except (IntegrityError, MissingObjectError) as damage:
+                self._repair(part, shard, damage)
+                return
 
     def _repair(self, part: Part, shard: ShardRef, damage: Exception) -> None:
         repo = self.job.repo
@@ -245,7 +245,7 @@ class _SegmentPacker:
         return {
             "type": "commit",
             "source": window.source,
-            "window": f"{window.day:%Y%m%d}",
+            "window": day_text(window.day),
             "revision": window.revision,
             "lane": "",
             "manifest": self.job.frozen.digest,
