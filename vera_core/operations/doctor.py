@@ -1,6 +1,7 @@
 """The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
 
-It seals commits whose locks are too short, rebuilds sidecars, and removes markers and unlocked versions over log keys.
+It seals commits whose locks are too short, rebuilds sidecars, and removes delete markers over shards and records, and
+unlocked versions over records.
 Locks are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names) is listed with
 its bytes and cost; deleting it is `vera gc`'s business.
 """
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef, SlotState
-    from vera_core.store.base import VersionInfo
     from vera_core.store.chain import Finding as LogFinding
 
 
@@ -48,7 +48,7 @@ class DoctorPlan(Report):
     slots: int = figure("slots examined")
     unsealed: int = figure("unsealed commits")
     sidecars: int = figure("sidecars to rebuild")
-    removals: int = figure("markers and unlocked versions over log keys")
+    removals: int = figure("markers and strangers' versions to remove")
     garbage: int = figure("garbage shard versions", "objects")
     garbage_bytes: int = figure("garbage", "bytes")
     garbage_cost: float = figure("garbage costs", "USD/month")
@@ -128,7 +128,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
         log = repo.slot_log(item.slot)
         try:
             state, foreign = log.survey()
-            for key, version_id in _removable(repo, foreign):
+            for key, version_id in [*_removable(repo, foreign), *_shard_versions(repo, item.slot).markers]:
                 repo.store.delete(key, version_id=version_id)
                 removed += 1
             for shard in seal(repo, log, state, after=0):
@@ -153,10 +153,11 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
         survey.findings.append(Finding(what=error.what, key=error.where.get("key", str(slot)), todo=error.todo))
         survey.diagnoses.append(SlotDiagnosis(slot=slot, error=error.what))
         return
-    _examine_versions(repo, slot, state, survey)
+    versions = _shard_versions(repo, slot)
+    _judge_versions(versions, state, survey)
     sidecar = log.sidecar_trouble(state)
     unsealed = sum(_is_unsealed(repo, shard) for shard in state.live())
-    removals = tuple(_removable(repo, foreign))
+    removals = (*_removable(repo, foreign), *versions.markers)
     if unsealed or sidecar or removals:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
 
@@ -182,33 +183,34 @@ def _removable(repo: Repository, foreign: list[LogFinding]) -> Iterator[tuple[st
             continue
 
 
-def _examine_versions(repo: Repository, slot: Slot, state: SlotState, survey: _Survey) -> None:
-    """Garbage among the slot's shards, and shards that are hidden or gone."""
-    named = {shard.version_id: shard for shard in [*state.live(), *state.superseded]}
-    seen: set[str] = set()
-    hidden: dict[str, VersionInfo] = {}
+@dataclass(slots=True)
+class _ShardVersions:
+    """What lies under a slot's shard keys: sizes by VersionId, and delete markers as (key, VersionId)."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    markers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _shard_versions(repo: Repository, slot: Slot) -> _ShardVersions:
+    found = _ShardVersions()
     for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
         if repo.keys.parse(info.key).kind is not KeyKind.SHARD:
             continue
         if info.is_delete_marker:
-            hidden[info.key] = info
-        elif info.version_id in named:
-            seen.add(info.version_id)
+            found.markers.append((info.key, info.version_id))
         else:
-            survey.garbage += 1
-            survey.garbage_bytes += info.size
-    for key, marker in hidden.items():
-        survey.findings.append(
-            Finding(
-                what="a delete marker hides a shard from plain listings; VERA reads by VersionId and is not concerned",
-                key=key,
-                version_id=marker.version_id,
-                severity="warning",
-                todo="Find who deletes in this bucket.",
-            )
-        )
+            found.sizes[info.version_id] = info.size
+    return found
+
+
+def _judge_versions(versions: _ShardVersions, state: SlotState, survey: _Survey) -> None:
+    """Counts garbage among the slot's shard versions, and tells of shards that are gone."""
+    named = {shard.version_id for shard in [*state.live(), *state.superseded]}
+    garbage = [size for version_id, size in versions.sizes.items() if version_id not in named]
+    survey.garbage += len(garbage)
+    survey.garbage_bytes += sum(garbage)
     for shard in state.live():
-        if shard.version_id not in seen:
+        if shard.version_id not in versions.sizes:
             survey.findings.append(
                 Finding(
                     what="a committed shard is gone",
