@@ -161,6 +161,11 @@ def _seal_shard(repo: Repository, shard: ShardRef) -> bool:
         return False
 
 
+def recovered(repo: Repository, slot: Slot, shard: ShardRef) -> None:
+    """Tells the audit that a shard which another writer committed was sealed here."""
+    repo.audit.recovered("seal", {"slot": str(slot), "key": shard.key, "version_id": shard.version_id})
+
+
 def roll_forward(repo: Repository, log: SlotLog) -> tuple[SlotState, list[ShardRef]]:
     """Seals what earlier writers committed and did not seal; returns the slot's state and the shards sealed now.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
 from vera_core.keyspace import KeyKind
-from vera_core.operations.commit import satisfies, seal
+from vera_core.operations.commit import recovered, satisfies, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.walk import all_slots
@@ -132,7 +132,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
                 repo.store.delete(key, version_id=version_id)
                 removed += 1
             for shard in seal(repo, log, state, after=0):
-                repo.audit.recovered("seal", {"slot": str(item.slot), "key": shard.key, "version_id": shard.version_id})
+                recovered(repo, item.slot, shard)
                 sealed += 1
             if state.records:
                 sidecars += log.rebuild_sidecar(state, repo.clock.now())
