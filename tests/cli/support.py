@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.operations.repository import Repository
+    from vera_core.store.base import ObjectStore
     from vera_core.store.embedded import EmbeddedS3
     from vera_core.store.s3 import S3Store
 
@@ -72,7 +73,7 @@ def _written(stream: io.TextIOWrapper) -> bytes:
     return raw.getvalue()
 
 
-def new_repository(store: S3Store, spool: Path, **changes: Any) -> Repository:
+def new_repository(store: ObjectStore, spool: Path, **changes: Any) -> Repository:
     """A repository without the probe, which takes its time and has its own test."""
     return make_repository(store, spool, **changes)
 

@@ -61,8 +61,10 @@ _MEANINGS: dict[int, str] = {
     Kind.UNAVAILABLE.exit_code: "store or database can't be reached, or refuses for now",
     Kind.REJECTS.exit_code: "rows were rejected; the rest is archived",
     Kind.INCOMPATIBLE.exit_code: "written by a newer VERA",
+    129: "ended by SIGHUP",
     130: "interrupted (Ctrl-C)",
     141: "whoever read standard output went away",
+    143: "ended by SIGTERM",
 }
 
 

@@ -18,7 +18,7 @@ from vera_core.cli.options import (
 )
 from vera_core.cli.output import day_words, emit, say, show_figures, show_packs, show_rejects, show_table
 from vera_core.cli.progress import meters
-from vera_core.errors import Kind
+from vera_core.errors import Kind, UsageError
 from vera_core.operations.archive import ArchivePlan, ArchiveReport, archive, plan_archive
 from vera_core.operations.opening import open_repository
 from vera_core.operations.sources import terms
@@ -57,6 +57,8 @@ def command(
     again at any time: it goes on where it stopped and archives only what is new or changed; a changed file becomes a
     new version. Rejected files are named and make the exit code 10; the others are archived all the same.
     """
+    if not path.exists():
+        raise UsageError("there is no such directory or list", todo="Check the path.", path=path)
     chosen = load_settings(settings, repository=repository, tenant=tenant)
     repo = open_repository(chosen)
     packing = Packing(spool=chosen.spool, tenant=chosen.tenant, name=name, retention_class=retention_class)
