@@ -1,0 +1,85 @@
+"""The asset `inventory`: a day's catalogue in Parquet, and the numbers that show what packing is good for.
+
+No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetMaterialization,
+    AssetsDefinition,
+    MaterializeResult,
+    MetadataValue,
+    multi_asset,
+)
+
+from vera_assets.assets.spec import INVENTORY, SHARDS, source_spec
+from vera_assets.days import DayResult, materialize_days, translated
+from vera_assets.metadata import command, numbers
+from vera_assets.partitions import days_of, partition_of, range_policy
+from vera_assets.resources import RepositoryResource
+from vera_assets.sources import MigratedSource
+from vera_core.errors import ConflictError
+from vera_core.model import parse_day
+from vera_core.operations.cost import S3_STANDARD_IA
+from vera_core.operations.inventory import InventoryReport, write_inventory
+from vera_core.operations.migrate import FINAL, Migration, packed_record
+from vera_core.operations.pack import packed_window
+
+
+def inventory_asset(source: MigratedSource) -> AssetsDefinition:
+    """The asset `inventory` of a source."""
+    spec = source_spec(
+        source,
+        INVENTORY,
+        description="The catalogue of the day's files for people, DuckDB and pandas, of the source's whole tenant. "
+        "Derived: it can be written again at any time.",
+        kinds={"parquet", "s3"},
+        code_version="1",
+        after=[SHARDS],
+    )
+
+    @multi_asset(
+        name=source.naming.name(INVENTORY),
+        specs=[spec],
+        partitions_def=source.partitions,
+        backfill_policy=range_policy(),
+    )
+    def inventory(
+        context: AssetExecutionContext, repository: RepositoryResource
+    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
+        with translated():
+            migration = source.open(repository.open())
+        days = days_of(context.partition_keys)
+        yield from materialize_days(spec.key, days, lambda day: _catalogue(migration, day))
+
+    return inventory
+
+
+def _catalogue(migration: Migration, day: date) -> DayResult:
+    """Writes the catalogue of a verified day, and of the days next to it where trusted uids' times led rows."""
+    record = packed_record(migration, day)
+    if record is None or record.state not in FINAL:
+        raise ConflictError(
+            f"the day is not verified: it is {'not packed' if record is None else record.state.value}",
+            todo="See what its checks found; materialize its shards again once the cause is gone.",
+            source=migration.source.name,
+            day=day,
+        )
+    tenant = migration.source.tenant
+    packed = packed_window(migration.repo, record.window)
+    routed = {parse_day(line.slot.split("/")[1]) for line in packed.shards}
+    reports = {each: write_inventory(migration.repo, tenant, each) for each in sorted(routed | {day})}
+    return DayResult(packed.manifest, _metadata(reports[day], day))
+
+
+def _metadata(report: InventoryReport, day: date) -> dict[str, MetadataValue[Any]]:
+    return {
+        **numbers(report),
+        "prices": MetadataValue.text(f"{S3_STANDARD_IA.name}, {S3_STANDARD_IA.dated}"),
+        "files written": MetadataValue.json(list(report.keys)),
+        "more": command("ls", partition_of(day), "--tenant", report.tenant),
+    }

@@ -1,0 +1,76 @@
+"""The asset `shards`: a day's rows in locked `.vera` shards, each named by a record of its slot's log.
+
+No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetMaterialization,
+    AssetsDefinition,
+    DagsterLogManager,
+    MaterializeResult,
+    MetadataValue,
+    multi_asset,
+)
+
+from vera_assets.assets.spec import SHARDS, WINDOW, source_spec
+from vera_assets.days import DayResult, logged_progress, materialize_days, translated
+from vera_assets.metadata import Metadata, command, numbers, table
+from vera_assets.partitions import days_of, partition_of, range_policy
+from vera_assets.resources import RepositoryResource
+from vera_assets.sources import MigratedSource
+from vera_core.operations.migrate import Migration, pack_due, window_to_pack
+from vera_core.operations.pack import PackReport
+
+
+def shards_asset(source: MigratedSource) -> AssetsDefinition:
+    """The asset `shards` of a source."""
+    spec = source_spec(
+        source,
+        SHARDS,
+        description="The day's files, packed into large write-once objects. Materializing a day again finds what is "
+        "archived already, and repairs a damaged shard from the source.",
+        kinds={"s3", "python"},
+        code_version="1",
+        after=[WINDOW],
+    )
+
+    @multi_asset(
+        name=source.naming.name(SHARDS),
+        specs=[spec],
+        partitions_def=source.partitions,
+        backfill_policy=range_policy(),
+    )
+    def shards(
+        context: AssetExecutionContext, repository: RepositoryResource
+    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
+        with translated():
+            migration = source.open(repository.open())
+        days = days_of(context.partition_keys)
+        yield from materialize_days(spec.key, days, lambda day: _pack(migration, day, context.log))
+
+    return shards
+
+
+def _pack(migration: Migration, day: date, log: DagsterLogManager) -> DayResult:
+    report = pack_due(migration, window_to_pack(migration, day), progress=logged_progress(log, day))
+    return DayResult(report.manifest, pack_metadata(report, day))
+
+
+def pack_metadata(report: PackReport, day: date) -> Metadata:
+    """What packing a day came to, as metadata."""
+    largest = sorted(report.shards, key=lambda line: line.size, reverse=True)
+    shown: Metadata = {
+        **numbers(report),
+        "revision": MetadataValue.int(report.revision),
+        "shards": MetadataValue.int(len(report.shards)),
+        "largest shards": table(largest),
+        "more": command("ls", partition_of(day), "--tenant", report.tenant),
+    }
+    if report.rejects:
+        shown["rejects"] = table({"reason": reason, "rows": count} for reason, count in report.rejects.items())
+    return shown

@@ -1,0 +1,213 @@
+"""The asset checks. Those of `shards` verify with new readers and record VERA's verdict; Dagster's status mirrors it.
+
+In a run of one day they block what comes after. In a run of a range they are reported per day and block nothing, so
+that one bad day does not hold back the others (docs/dagster.md, "What Dagster 1.13 does with a range").
+No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    AssetRecordsFilter,
+    DagsterInstance,
+    MetadataValue,
+    Output,
+    asset_check,
+    multi_asset_check,
+)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+
+from vera_assets.assets.repository import REPOSITORY_KEY
+from vera_assets.assets.spec import SHARDS, WATERMARK
+from vera_assets.days import each_day, translated
+from vera_assets.metadata import Metadata, command, numbers, table
+from vera_assets.partitions import days_of, partition_of
+from vera_assets.resources import RepositoryResource
+from vera_assets.sources import MigratedSource
+from vera_core.errors import NotFoundError, VeraError
+from vera_core.operations.migrate import Migration, WindowReport, packed_record, stuck_windows, verify_packed
+from vera_core.operations.verify import INTEGRITY, RECONCILIATION, WORM_LOCK, CheckResult
+from vera_core.store.probe import hygiene
+
+DESCRIPTIONS: Mapping[str, str] = {
+    INTEGRITY: "Every byte of every shard of the day, read from the store by VersionId and checked against all sums.",
+    WORM_LOCK: "The lock of every VersionId of the day, asked of the store: there, and as long as its class says.",
+    RECONCILIATION: "Every row of the day, read from the source again: archived, equal or rejected by name; same "
+    "count, bytes and digests.",
+}
+PROGRESS = "progress"
+HYGIENE = "bucket_hygiene"
+
+
+def shards_checks(source: MigratedSource) -> AssetChecksDefinition:
+    """The three blocking checks of a source's shards, one verification for all."""
+    key = source.naming.key(SHARDS)
+    specs = [
+        AssetCheckSpec(name, asset=key, description=text, blocking=True, partitions_def=source.partitions)
+        for name, text in DESCRIPTIONS.items()
+    ]
+
+    @multi_asset_check(specs=specs, name=source.naming.name("verify"), can_subset=True)
+    def verify(
+        context: AssetCheckExecutionContext, repository: RepositoryResource
+    ) -> Iterator[AssetCheckResult | AssetCheckEvaluation | Output[None]]:
+        with translated():
+            migration = source.open(repository.open())
+            days = _days(context, migration)
+            verified, failed = each_day(days, lambda day: _verify(migration, day))
+        chosen = [spec for spec in specs if spec.key in context.selected_asset_check_keys]
+        for spec in chosen:
+            results = {day: _result(spec, verified.get(day) or failed[day], day) for day in days}
+            if len(days) == 1:
+                yield from results.values()
+            if not _is_of_one_day(context):
+                for day, result in results.items():
+                    yield _of_day(context.instance, result, day)
+            if len(days) > 1:
+                yield Output(None, output_name=spec.get_python_identifier())
+
+    return verify
+
+
+def progress_check(source: MigratedSource) -> AssetChecksDefinition:
+    """Whether something keeps the watermark where it stands, so that a person has to look."""
+
+    @asset_check(
+        asset=source.naming.key(WATERMARK),
+        name=PROGRESS,
+        description="No day holds the watermark back: none failed, and none has rejects that the policy stops at.",
+    )
+    def progress(repository: RepositoryResource) -> AssetCheckResult:
+        with translated():
+            stuck = stuck_windows(source.open(repository.open()))
+        days = ", ".join(sorted({partition_of(record.day) for record in stuck}))
+        return AssetCheckResult(
+            passed=not stuck,
+            description=f"Look at {days}." if stuck else "Nothing holds the watermark back.",
+            metadata={
+                "windows": table(
+                    {"day": record.day, "revision": record.revision, "state": record.state.value} for record in stuck
+                ),
+                "more": command("migrate", source.source, "--dry-run"),
+            },
+        )
+
+    return progress
+
+
+def hygiene_check() -> AssetChecksDefinition:
+    """Whether the bucket's settings endanger the archive, looked at every day."""
+
+    @asset_check(
+        asset=REPOSITORY_KEY,
+        name=HYGIENE,
+        description="Versioning and Object Lock are on, no default retention, no rule that expires our objects.",
+    )
+    def bucket_hygiene(repository: RepositoryResource) -> AssetCheckResult:
+        with translated():
+            repo = repository.open()
+            findings = hygiene(repo.store, repo.keys.prefix)
+        bad = [finding for finding in findings if finding.required]
+        return AssetCheckResult(
+            passed=not bad,
+            description="\n".join(f"{finding.what}. {finding.todo}" for finding in findings) or "All is as it must be.",
+            metadata={"findings": table(findings), "more": command("probe")},
+        )
+
+    return bucket_hygiene
+
+
+def _days(context: AssetCheckExecutionContext, migration: Migration) -> list[date]:
+    """The days that a run checks; without a partition, as the UI's button runs checks, the newest packed one.
+
+    Raises:
+        NotFoundError: nothing was packed yet.
+    """
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(days_of(context.op_execution_context.partition_keys))
+    for record in reversed(migration.state.latest(*migration.name)):
+        if packed_record(migration, record.day) is not None:
+            return [record.day]
+    raise NotFoundError("no day of the source was packed yet", todo="Materialize one.", source=migration.source.name)
+
+
+def _is_of_one_day(context: AssetCheckExecutionContext) -> bool:
+    """Whether Dagster itself puts the run's day to what a check yields."""
+    return bool(context.has_partition_key)
+
+
+def _verify(migration: Migration, day: date) -> WindowReport:
+    record = packed_record(migration, day)
+    if record is None:
+        raise NotFoundError(
+            "the day was not packed yet", todo="Materialize its shards first.", source=migration.source.name, day=day
+        )
+    return verify_packed(migration, record.window)
+
+
+def _result(spec: AssetCheckSpec, found: WindowReport | VeraError, day: date) -> AssetCheckResult:
+    """What one check of one day found, or why it could not say."""
+    about: dict[str, Any] = {"asset_key": spec.asset_key, "check_name": spec.name}
+    if isinstance(found, VeraError):
+        error = MetadataValue.json(found.to_json())
+        return AssetCheckResult(passed=False, description=str(found), metadata={"error": error}, **about)
+    check = found.verify.check(spec.name)
+    return AssetCheckResult(passed=check.ok, description=_text(check), metadata=_metadata(found, check, day), **about)
+
+
+def _text(check: CheckResult) -> str:
+    if check.ok:
+        return f"{check.checked:,} checked, nothing found."
+    first = check.findings[0]
+    place = " ".join(part for part in (first.key, first.version_id, first.uid) if part)
+    return f"{check.failed:,} findings in {check.checked:,} checked. First: {place}: {first.what}. {first.todo}"
+
+
+def _metadata(report: WindowReport, check: CheckResult, day: date) -> Metadata:
+    span = ("--from", partition_of(day), "--to", partition_of(day))
+    shown: Metadata = {
+        "checked": MetadataValue.int(check.checked),
+        "failed": MetadataValue.int(check.failed),
+        "verdict": MetadataValue.text(report.verdict.value),
+        **numbers(report.verify),
+        "more": command("verify", "--deep", "--tenant", report.tenant, *span),
+    }
+    return {**shown, "first findings": table(check.findings)} if check.findings else shown
+
+
+def _of_day(instance: DagsterInstance, result: AssetCheckResult, day: date) -> AssetCheckEvaluation:
+    """The result as an evaluation of its day, which blocks nothing."""
+    assert result.asset_key is not None
+    assert result.check_name is not None
+    return AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=bool(result.passed),
+        metadata=result.metadata,
+        description=result.description,
+        severity=AssetCheckSeverity.ERROR,
+        blocking=False,
+        partition=partition_of(day),
+        target_materialization_data=target_of(instance, result.asset_key, day),
+    )
+
+
+def target_of(
+    instance: DagsterInstance, key: AssetKey, day: date
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The materialization that an evaluation of `day` is about: the latest of that day."""
+    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition_of(day)])
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        return AssetCheckEvaluationTargetMaterializationData(
+            run_id=record.run_id, storage_id=record.storage_id, timestamp=record.timestamp
+        )
+    return None

@@ -1,0 +1,78 @@
+"""Days that the command line migrated, shown in Dagster as runless materializations with their checks.
+
+VERA's records say what was done; this repeats it, a bounded number of days a tick, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dagster import AssetCheckEvaluation, AssetMaterialization, MetadataValue
+
+from vera_assets.assets.spec import SHARDS, WINDOW
+from vera_assets.checks import DESCRIPTIONS, target_of
+from vera_assets.days import DATA_VERSION_TAG
+from vera_assets.metadata import command, numbers_of
+from vera_assets.partitions import partition_of
+from vera_core.operations.pack import PackReport
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from vera_assets.sources import MigratedSource
+    from vera_core.operations.migrate import Migration
+    from vera_core.source.state import WindowRecord
+
+WINDOWS_PER_TICK = 20
+
+
+def mirror(instance: DagsterInstance, source: MigratedSource, migration: Migration, since: str) -> str:
+    """Reports the windows settled after `since` that Dagster does not show yet; returns where to go on next time."""
+    for record in migration.state.settled(*migration.name, since=since, limit=WINDOWS_PER_TICK):
+        since = record.updated_at
+        if record.day >= source.begin and _shown(instance, source, record) != record.manifest:
+            _report(instance, source, record)
+    return since
+
+
+def _shown(instance: DagsterInstance, source: MigratedSource, record: WindowRecord) -> str:
+    """The data version that Dagster shows for the day's shards; "" for none."""
+    latest = instance.get_latest_data_version_record(
+        source.naming.key(SHARDS), is_source=False, partition_key=partition_of(record.day)
+    )
+    event = None if latest is None else latest.asset_materialization
+    return "" if event is None or event.tags is None else event.tags.get(DATA_VERSION_TAG, "")
+
+
+def _report(instance: DagsterInstance, source: MigratedSource, record: WindowRecord) -> None:
+    partition = partition_of(record.day)
+    span = ("--from", partition, "--to", partition)
+    metadata: dict[str, MetadataValue[Any]] = {
+        **numbers_of(PackReport, record.verdict.get("pack", {})),
+        "revision": MetadataValue.int(record.revision),
+        "migrated by": MetadataValue.text("the command line, or a run that Dagster forgot"),
+        "more": command("verify", "--deep", "--tenant", source.tenant, *span),
+    }
+    for concept in (WINDOW, SHARDS):
+        instance.report_runless_asset_event(
+            AssetMaterialization(
+                source.naming.key(concept),
+                partition=partition,
+                metadata=metadata,
+                tags={DATA_VERSION_TAG: record.manifest},
+            )
+        )
+    key = source.naming.key(SHARDS)
+    for check in record.verdict.get("verify", {}).get("checks", ()):
+        if check["name"] in DESCRIPTIONS:
+            instance.report_runless_asset_event(
+                AssetCheckEvaluation(
+                    asset_key=key,
+                    check_name=check["name"],
+                    passed=bool(check["ok"]),
+                    description=f"{check['checked']:,} checked, {check['failed']:,} findings.",
+                    partition=partition,
+                    blocking=False,
+                    target_materialization_data=target_of(instance, key, record.day),
+                )
+            )
