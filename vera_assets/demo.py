@@ -215,11 +215,8 @@ def _summary(tell: Narrator, world: World, census: Census, seconds: float) -> No
         ("in the bucket", f"{census.objects:,} objects of every kind, {size_text(census.size)}"),
         ("files per object", f"{sample.files / census.objects:,.0f}, counting all; it grows with the files a day"),
         ("compression", f"{sample.content_bytes / census.size:.1f} bytes of content in a stored byte"),
-        (
-            "speed",
-            f"{sample.files / seconds:,.0f} files/s, {size_text(sample.content_bytes / seconds)}/s from database",
-        ),
-        ("", "to verified archive, Dagster included (`make bench` measures packing alone)"),
+        ("speed", f"{sample.files / seconds:,.0f} files/s, {size_text(sample.content_bytes / seconds)}/s"),
+        ("", "from the database to the verified archive, Dagster included; `make bench` measures packing alone"),
         ("saved", f"${saved:,.2f} a month against one object a file ({S3_STANDARD_IA.name}, {S3_STANDARD_IA.dated})"),
     ]
     for name, value in pairs:
