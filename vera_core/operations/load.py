@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from vera_core.source.base import BigContent, Source, Unreadable
+    from vera_core.source.base import BigContent, Fetched, Source, Unreadable
     from vera_core.source.rows import Row
 
 BATCH_ROWS = 256
@@ -26,14 +26,16 @@ IN_FLIGHT = 4
 
 T = TypeVar("T")
 Numbered = tuple[int, "Row"]
+Outcome: TypeAlias = "T | BigContent | Unreadable"
+"""What became of a row's content: the result of the work on it, a big file, or why it is unread."""
 
 
 class LoadedRow(NamedTuple, Generic[T]):
-    """A manifest row, its number, and its content: the result of the work on it, a big file, or why it is unread."""
+    """A manifest row, its number, and what became of its content."""
 
     number: int
     row: Row
-    outcome: T | BigContent | Unreadable
+    outcome: Outcome[T]
 
 
 def load_rows(
@@ -44,22 +46,32 @@ def load_rows(
     Raises:
         UnavailableError: the source can't be reached.
     """
-    batches = _batches(rows)
     with ThreadPoolExecutor(threads, thread_name_prefix="vera-load") as pool:
-        pending = deque((batch, pool.submit(_load, source, batch, work)) for batch in islice(batches, IN_FLIGHT))
         try:
-            while pending:
-                batch, future = pending.popleft()
-                loaded = future.result()
-                for more in islice(batches, 1):
-                    pending.append((more, pool.submit(_load, source, more, work)))
-                yield from loaded
-                while len(loaded) < len(batch):
-                    batch = batch[len(loaded) :]
-                    loaded = _load(source, batch, work)
-                    yield from loaded
+            yield from ahead(rows, lambda batch: pool.submit(load, source, batch, work))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(
+    rows: Iterator[Numbered], start: Callable[[Sequence[Numbered]], Future[list[LoadedRow[T]]]]
+) -> Generator[LoadedRow[T]]:
+    """Starts loading batch after batch, a few ahead of the one that is used; yields all rows in order.
+
+    What `start` begins may load only some rows of a batch's beginning (at least one); it gets the rest again.
+    """
+    coming = _batches(rows)
+    pending = deque((batch, start(batch)) for batch in islice(coming, IN_FLIGHT))
+    while pending:
+        batch, future = pending.popleft()
+        loaded = future.result()
+        for more in islice(coming, 1):
+            pending.append((more, start(more)))
+        yield from loaded
+        while len(loaded) < len(batch):
+            batch = batch[len(loaded) :]
+            loaded = start(batch).result()
+            yield from loaded
 
 
 def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
@@ -76,27 +88,33 @@ def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
         yield batch
 
 
-def _load(
+def load(
     source: Source, batch: Sequence[Numbered], work: Callable[[Sequence[bytes]], Sequence[T]]
 ) -> list[LoadedRow[T]]:
     """Loads a batch, or as much of its beginning as `LOADED_BYTES` allows (at least one row)."""
-    outcomes: dict[int, T | BigContent | Unreadable] = {}
+    outcomes = worked_on(source.fetch([row for _, row in batch]), work)
+    return [LoadedRow(*batch[at], outcome) for at, outcome in enumerate(outcomes)]
+
+
+def worked_on(fetched: Iterable[Fetched], work: Callable[[Sequence[bytes]], Sequence[T]]) -> list[Outcome[T]]:
+    """The outcomes of the first contents, up to the one that reaches `LOADED_BYTES` in all."""
+    outcomes: dict[int, Outcome[T]] = {}
     contents: dict[int, bytes] = {}
     waiting = total = 0
-    for at, fetched in enumerate(source.fetch([row for _, row in batch])):
-        if isinstance(fetched, bytes):
-            contents[at] = fetched
-            waiting += len(fetched)
-            total += len(fetched)
+    for at, item in enumerate(fetched):
+        if isinstance(item, bytes):
+            contents[at] = item
+            waiting += len(item)
+            total += len(item)
         else:
-            outcomes[at] = fetched
+            outcomes[at] = item
         if waiting >= BATCH_BYTES:
             outcomes |= dict(zip(contents, work(list(contents.values())), strict=True))
             contents, waiting = {}, 0
         if total >= LOADED_BYTES:
             break
     outcomes |= dict(zip(contents, work(list(contents.values())), strict=True))
-    return [LoadedRow(*batch[at], outcomes[at]) for at in range(len(outcomes))]
+    return [outcomes[at] for at in range(len(outcomes))]
 
 
 def stream_digest(content: BigContent) -> bytes:

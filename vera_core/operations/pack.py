@@ -23,6 +23,7 @@ from vera_core.operations.freeze import (
     routed_by_active_epochs,
 )
 from vera_core.operations.inspector import inspector
+from vera_core.operations.loader import Options, loader
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Report, figure
 from vera_core.operations.segment import PackJob, Progress, pack_segment
@@ -178,8 +179,9 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
     while True:
         frozen = freeze_window(repo, source, window, scratch)
         if not frozen.stale:
-            with inspector(frozen.manifest.row_count) as inspect:
-                job = PackJob(repo, source, frozen, scratch, inspect, progress)
+            rows, options = frozen.manifest.row_count, Options(repo.config.compression, repo.workplace.threads)
+            with loader(source, rows, options) as load, inspector(rows) as inspect:
+                job = PackJob(repo, source, frozen, scratch, load, inspect, progress)
                 done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
             repo.settled_config({segment.slot.day for segment in frozen.manifest.segments})
             if routed_by_active_epochs(repo, frozen.manifest):

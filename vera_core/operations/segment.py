@@ -10,17 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vera_core.codec import encode_many, toolchain
+from vera_core.codec import toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, RowFeed, build_part, verify_built
-from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.commit import check_committed, class_lock, recovered, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
-from vera_core.operations.load import load_rows
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from vera_core.operations.build import BuiltPart
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.inspector import Inspect
+    from vera_core.operations.loader import Load
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, SlotState
@@ -49,6 +48,7 @@ class PackJob:
     source: Source
     frozen: FrozenManifest
     scratch: Path
+    load: Load
     inspect: Inspect
     progress: Progress | None = None
     accounted: int = 0
@@ -89,18 +89,17 @@ class _SegmentPacker:
             first = part.end
         return first, self.segment.end
 
-    def seal(self) -> list[ShardRef]:
-        """Seals what is not sealed yet, whoever committed it; returns the shards whose locks were too short."""
-        raised = seal(self.job.repo, self.log, self.state, self.sealed)
-        self.sealed = self.state.head.number
-        return raised
+    def seal(self) -> None:
+        """Seals what is not sealed yet, whoever committed it; what others did not live to seal is told to the audit."""
+        repo, state = self.job.repo, self.state
+        for shard in seal(repo, self.log, state, self.sealed):
+            if state.records[state.named_by[shard.version_id] - 1].body.get("writer") != repo.audit.writer:
+                recovered(repo, self.segment.slot, shard)
+        self.sealed = state.head.number
 
     def feed(self, first: int, end: int) -> RowFeed:
         """Rows [first, end) loaded and encoded; close it."""
-        job = self.job
-        rows = enumerate(job.frozen.manifest.rows(first, end), first)
-        work = partial(encode_many, policy=job.repo.config.compression)
-        return RowFeed(load_rows(job.source, rows, work, threads=job.repo.workplace.threads))
+        return RowFeed(self.job.load(enumerate(self.job.frozen.manifest.rows(first, end), first)))
 
     def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
         """The next part of `feed` as a finished shard in the spool."""
@@ -197,6 +196,7 @@ class _SegmentPacker:
                 "reason": "damaged",
                 "replaces": [{"key": shard.key, "version_id": shard.version_id}],
                 "shards": [{**fresh.to_json(), "number": part.number}],
+                "writer": repo.audit.writer,
             }
             lock = Lock(repo.config.lock_mode, repo.record_until(fresh.lock.until)) if repo.config.locked else None
             try:
@@ -270,7 +270,7 @@ def pack_segment(job: PackJob, segment: Segment) -> tuple[SlotState, list[Part]]
     state, sealed = roll_forward(job.repo, log)
     began = job.accounted
     for shard in sealed:
-        job.repo.audit.recovered("pack", {"slot": str(segment.slot), "key": shard.key, "version_id": shard.version_id})
+        recovered(job.repo, segment.slot, shard)
     packer = _SegmentPacker(job, segment, log, state, sealed=state.head.number)
     for part in packer.parts():
         packer.check_or_repair(part)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from vera_core.errors import UsageError
 from vera_core.model import check_name
@@ -16,6 +16,7 @@ from vera_core.routing import DAY_MICROS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from vera_core.source.rows import RawRow, Reject, Row
 
@@ -141,6 +142,28 @@ class Source(Protocol):
 
         An empty mark finds nothing and gives the mark to begin with. The mark is opaque; store it as it is.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContents:
+    """How any process of this machine reads the contents of rows: from files in `roots`, by their paths.
+
+    `inline_limit`: bytes above which a content is streamed; `path_of`: "" for a row whose content is no such file.
+    """
+
+    roots: tuple[Path, ...]
+    inline_limit: int
+    path_of: Callable[[Row], str]
+
+
+@runtime_checkable
+class LocalSource(Protocol):
+    """What a `Source` is besides, if its contents may be local files."""
+
+    @property
+    def local(self) -> LocalContents | None:
+        """How to read them; None if they are somewhere else."""
         ...
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import BadTimeError, UnavailableError, UsageError
 from vera_core.model import DEFAULT_TENANT, MAX_NAME_BYTES, check_name, parse_time, to_micros
-from vera_core.source.base import LateRows, Unreadable
+from vera_core.source.base import LateRows, LocalContents, Unreadable
 from vera_core.source.catalogue import Catalogue
 from vera_core.source.files import LocalFiles
 from vera_core.source.rows import FILE_PLACE, RawRow, Reject, RejectReason, attribute_trouble, shown, uid_trouble
@@ -68,6 +68,7 @@ class _FileSource:
                 todo=f"It has: {', '.join(sorted(terms.classes))}.",
             )
         self._files = LocalFiles(roots, terms.inline_limit)
+        self.local = LocalContents(tuple(roots), terms.inline_limit, self._path_of)
         self._catalogue = Catalogue(self._find, packing.spool)
 
     @property
@@ -95,6 +96,13 @@ class _FileSource:
         """See `Source.late`; there are none, as a new source looks anew."""
         return LateRows({}, mark)
 
+    def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
+        """See `Source.fetch`."""
+        return (self._files.fetch(self._path_of(row), row.size) for row in rows)
+
+    def _path_of(self, row: Row) -> str:
+        return row.place.removeprefix(FILE_PLACE)
+
     def _find(self) -> Iterable[RawRow | Reject]:
         raise AssertionError("each kind finds its rows in its own way")
 
@@ -115,14 +123,13 @@ class DirectorySource(_FileSource):
         if packing.spool.resolve().is_relative_to(path.resolve()):
             raise UsageError("the spool lies in the directory", todo="Name another spool.", path=packing.spool)
         super().__init__(path.resolve(), terms, packing, roots=[path.resolve()])
+        self._root = str(path.resolve()).rstrip("/")
 
-    def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
-        """See `Source.fetch`."""
-        root = str(self._path).rstrip("/")
-        return (self._files.fetch(f"{root}/{row.uid}", row.size) for row in rows)
+    def _path_of(self, row: Row) -> str:
+        return f"{self._root}/{row.uid}"
 
     def _find(self) -> Iterator[RawRow | Reject]:
-        root = str(self._path).rstrip("/")
+        root = self._root
         waiting = [root]
         while waiting:
             directory = waiting.pop()
@@ -177,10 +184,6 @@ class ManifestSource(_FileSource):
             raise UsageError("the list is neither .csv nor .jsonl", todo="Name it after its format.", path=path)
         super().__init__(path.resolve(), terms, packing, roots=list(roots) or [path.resolve().parent])
         self._read = reader
-
-    def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
-        """See `Source.fetch`."""
-        return (self._files.fetch(row.place.removeprefix(FILE_PLACE), row.size) for row in rows)
 
     def _find(self) -> Iterator[RawRow | Reject]:
         for line, values in self._read(self._path):

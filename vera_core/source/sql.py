@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import UsageError
 from vera_core.model import from_micros
-from vera_core.source.base import Bounds, LateRows, Unreadable, Window, day_of, moment_of
+from vera_core.source.base import Bounds, LateRows, LocalContents, Unreadable, Window, day_of, moment_of
 from vera_core.source.database import all_records, connect, connected, translated
 from vera_core.source.files import LocalFiles
 from vera_core.source.inline import InlineContents
@@ -74,6 +74,7 @@ class SqlSource:
         settings = queries.settings
         self.name = name
         self.tenant = queries.tenant
+        self._terms = terms
         self._engine = engine
         self._queries = queries
         self._files = LocalFiles(settings.content.roots, terms.inline_limit)
@@ -91,6 +92,14 @@ class SqlSource:
     def blind_spots(self) -> tuple[str, ...]:
         """See `Source.blind_spots`."""
         return () if self._queries.settings.late is not None else (NO_LATE_COLUMN,)
+
+    @property
+    def local(self) -> LocalContents | None:
+        """See `LocalSource.local`."""
+        settings = self._queries.settings.content
+        if settings.kind is not ContentKind.PATH:
+            return None
+        return LocalContents(settings.roots, self._terms.inline_limit, _path_of)
 
     def rows(self, window: Window) -> Iterator[RawRow]:
         """See `Source.rows`."""
@@ -119,7 +128,7 @@ class SqlSource:
         for kind, group in groupby(rows, key=_place_kind):
             if kind == FILE_PLACE:
                 for row in group:
-                    yield self._files.fetch(row.place.removeprefix(FILE_PLACE), row.size)
+                    yield self._files.fetch(_path_of(row), row.size)
             elif kind == S3_PLACE:
                 yield from self._objects.fetch([(row.place, row.size) for row in group])
             else:
@@ -193,6 +202,10 @@ def _key(record: Sequence[Any]) -> tuple[Any, Any]:
 
 def _place_kind(row: Row) -> str:
     return next((kind for kind in (FILE_PLACE, S3_PLACE) if row.place.startswith(kind)), "")
+
+
+def _path_of(row: Row) -> str:
+    return row.place[len(FILE_PLACE) :] if row.place.startswith(FILE_PLACE) else ""
 
 
 def _shifted(day: date, days: int) -> date:
