@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +12,6 @@ from vera_core.store import clock as clock_module
 from vera_core.store.clock import RESYNC_SECONDS, StoreClock
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -41,10 +37,10 @@ class Clocks:
 
 
 @pytest.fixture
-def clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clocks]:
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     made = Clocks()
     monkeypatch.setattr(clock_module, "time", made)
-    return iter([made]).__next__()  # type: ignore[return-value]
+    return made
 
 
 def test_it_is_the_stores_time_whatever_the_machine_says(memory_store: MemoryStore) -> None:
