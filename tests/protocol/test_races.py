@@ -11,6 +11,7 @@ import pytest
 
 from tests.protocol.packing import (
     DAY,
+    KEYS,
     NOON,
     File,
     MemorySource,
@@ -25,6 +26,7 @@ from vera_core.model import Lock, LockMode, Slot
 from vera_core.operations.commit import seal, sealed_number
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.retrieve import Retriever
+from vera_core.store.chain import ChainedLog
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -135,6 +137,8 @@ def test_a_racer_who_died_unsealed_is_sealed_by_whoever_packs_the_slot(tmp_path:
     # Just before the survivor's first commit of the slot, somebody else commits there and is gone.
     surviving.add(Rule(Action.RUN_BEFORE, "put", "*/log/000001.json", run=die))
     pack(repo, source)
+    told = ChainedLog(store, KEYS.writer_prefix(repo.audit.writer), lambda n: KEYS.audit(repo.audit.writer, n)).read()
+    assert [record.type for record in told] == ["intent", "recovered", "outcome"], "the sealer says so (I6)"
     assert dying.count("set_lock", "*.vera") == 1, "there was a commit that its packer could not seal"
     for slot in (Slot("default", DAY, index, 1) for index in (0, 1)):
         log = repo.slot_log(slot)
