@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dagster import BetaWarning, Definitions, PreviewWarning, in_process_executor
+from dagster import Definitions, PreviewWarning, in_process_executor
 
 from vera_assets.assets.inventory import inventory_asset
 from vera_assets.assets.repository import repository_asset
@@ -37,11 +37,6 @@ class AllowedWarning(NamedTuple):
 
 
 ALLOWED_WARNINGS = (
-    AllowedWarning(
-        BetaWarning,
-        "Parameter `backfill_policy` of function",
-        "A range of days in one run; without it a backfill is a run a day.",
-    ),
     AllowedWarning(
         PreviewWarning,
         "Specifying a partitions_def on an AssetCheckSpec",

@@ -67,13 +67,15 @@ def shards_checks(source: MigratedSource) -> AssetChecksDefinition:
         chosen = [spec for spec in specs if spec.key in context.selected_asset_check_keys]
         for spec in chosen:
             results = {day: _result(spec, verified.get(day) or failed[day], day) for day in days}
-            if len(days) == 1:
+            if context.has_partition_key:
                 yield from results.values()
-            if not _is_of_one_day(context):
-                for day, result in results.items():
-                    yield _of_day(context.instance, result, day)
-            if len(days) > 1:
-                yield Output(None, output_name=spec.get_python_identifier())
+                continue
+            # An AssetCheckResult would be of no day here, and in a run without days Dagster 1.13 even fails on it.
+            for day, result in results.items():
+                yield _evaluation(context.instance, result, day, partition=partition_of(day))
+                if not context.has_partition_key_range:
+                    yield _evaluation(context.instance, result, day, partition=None)
+            yield Output(None, output_name=spec.get_python_identifier())
 
     return verify
 
@@ -140,11 +142,6 @@ def _days(context: AssetCheckExecutionContext, migration: Migration) -> list[dat
     raise NotFoundError("no day of the source was packed yet", todo="Materialize one.", source=migration.source.name)
 
 
-def _is_of_one_day(context: AssetCheckExecutionContext) -> bool:
-    """Whether Dagster itself puts the run's day to what a check yields."""
-    return bool(context.has_partition_key)
-
-
 def _verify(migration: Migration, day: date) -> WindowReport:
     record = packed_record(migration, day)
     if record is None:
@@ -184,8 +181,10 @@ def _metadata(report: WindowReport, check: CheckResult, day: date) -> Metadata:
     return {**shown, "first findings": table(check.findings)} if check.findings else shown
 
 
-def _of_day(instance: DagsterInstance, result: AssetCheckResult, day: date) -> AssetCheckEvaluation:
-    """The result as an evaluation of its day, which blocks nothing."""
+def _evaluation(
+    instance: DagsterInstance, result: AssetCheckResult, day: date, *, partition: str | None
+) -> AssetCheckEvaluation:
+    """The result for `day` as an evaluation that blocks nothing; it settles what Dagster planned for `partition`."""
     assert result.asset_key is not None
     assert result.check_name is not None
     return AssetCheckEvaluation(
@@ -196,7 +195,7 @@ def _of_day(instance: DagsterInstance, result: AssetCheckResult, day: date) -> A
         description=result.description,
         severity=AssetCheckSeverity.ERROR,
         blocking=False,
-        partition=partition_of(day),
+        partition=partition,
         target_materialization_data=target_of(instance, result.asset_key, day),
     )
 

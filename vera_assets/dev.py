@@ -38,7 +38,7 @@ CLICKS = """
    1. Lineage, top right: the assets of `{source}`, from the day's window to the watermark.
    2. Materialize all, choose the {days} days ({first} to {last}), Launch: watch the checks.
    3. An asset, Plots: files, bytes, compression, files per object over the days.
-   4. Automation: turn on `{source}_watermark`, and days that are due are archived by themselves.
+   4. Automation: turn on `{source}_watermark_sensor`, and days that are due are archived by themselves.
 
    In another terminal:
 

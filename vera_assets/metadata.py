@@ -52,7 +52,7 @@ def table(rows: Iterable[object], *, limit: int = TABLE_ROWS) -> MetadataValue[A
 
 def command(*words: str) -> MetadataValue[Any]:
     """The `vera` command that shows more, as a person would type it."""
-    return MetadataValue.md(f"`{' '.join(('vera', *words))}`")
+    return MetadataValue.text(" ".join(("vera", *words)))
 
 
 def _title(label: str, unit: str) -> str:

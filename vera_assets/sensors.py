@@ -17,6 +17,7 @@ from typing import Self
 
 from dagster import (
     AssetCheckEvaluation,
+    DagsterEvent,
     DagsterInstance,
     DagsterRun,
     DefaultSensorStatus,
@@ -126,7 +127,7 @@ def failure_sensor(sources: Sequence[MigratedSource], jobs: Sequence[Job]) -> Se
     )
     def tell(context: RunFailureSensorContext) -> None:
         run = context.dagster_run
-        causes = "; ".join(_cause(event.message or "") for event in context.get_step_failure_events())
+        causes = "; ".join(_cause(event) for event in context.get_step_failure_events())
         text = f"Run {run.run_id} of {run.job_name} failed: {causes or context.failure_event.message}"
         source = by_tags.get((run.tags.get(SOURCE_TAG, ""), run.tags.get(TENANT_TAG, "")))
         if source is not None:
@@ -257,5 +258,10 @@ def _name(window: Window) -> str:
     return f"{partition_of(window.day)}:{window.revision}"
 
 
-def _cause(message: str) -> str:
-    return message.strip().partition("\n")[0]
+def _cause(event: DagsterEvent) -> str:
+    """What a failed step says to a person: VERA's own words where there are any."""
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = None if data.error is None else data.error.cause or data.error
+    return event.message or "" if error is None else error.message.strip()
