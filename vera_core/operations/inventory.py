@@ -93,7 +93,7 @@ def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport
 
 
 def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
-    """Objects (every version of every kind) and their bytes in a day's slots, manifests of any source, and inventory."""
+    """Objects (every version of every kind) and their bytes in a day's slots, manifests and inventory."""
     objects = size = 0
     windows = repo.keys.all_windows_prefix(tenant)
     sources = [prefix[len(windows) :].rstrip("/") for prefix in repo.store.list_prefixes(windows)]

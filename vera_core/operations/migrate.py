@@ -273,7 +273,7 @@ def advance_watermark(migration: Migration) -> WatermarkReport:
 
 
 def stuck_windows(migration: Migration) -> list[WindowRecord]:
-    """The windows from the watermark on that a person must look at: failed, or with rejects that the policy stops at."""
+    """The windows from the watermark on that a person must look at: failed, or with rejects that the policy stops."""
     bad = {WindowState.FAILED}
     if migration.on_rejects is OnRejects.STOP:
         bad.add(WindowState.REJECTS)
