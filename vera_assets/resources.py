@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import ConfigurableResource
 from dagster_aws.s3 import S3Resource
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vera_core.settings import Settings
 
 
-class RepositoryResource(ConfigurableResource[Repository]):
+class RepositoryResource(ConfigurableResource[Any]):
     """The repository, opened once per process. Unset fields of `s3` are looked up the AWS SDK's own way."""
 
     uri: str = Field(description="The repository, as s3://bucket/prefix.")

@@ -7,10 +7,18 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from dagster import AssetCheckKey, AssetKey, DefaultScheduleStatus, DefaultSensorStatus, EnvVar, in_process_executor
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    DefaultScheduleStatus,
+    DefaultSensorStatus,
+    EnvVar,
+    build_resources,
+    in_process_executor,
+)
 from dagster_aws.s3 import S3Resource
 
 from tests.dagster.world import DAYS, SOURCE, settings_for
@@ -79,10 +87,8 @@ def test_dagster_validates_them(tmp_path: Path) -> None:
     done = dagster(tmp_path, "definitions", "validate", "-m", "vera_assets.definitions")
     assert done.returncode == 0, done.stdout + done.stderr
     # The command itself is superseded by one that is not installed with Dagster.
-    ours = [
-        line for line in done.stderr.splitlines() if "Warning" in line and "definitions_validate_command" not in line
-    ]
-    assert ours == []
+    told = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert [line for line in told if "definitions_validate_command" not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +181,7 @@ def test_no_sources_leave_the_repository(tmp_path: Path) -> None:
 
 def test_the_s3_resource_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHIVE_SECRET", "hush")
-    given = RepositoryResource(
+    resource = RepositoryResource(
         uri="s3://bucket/archive",
         actor="me",
         spool="spool",
@@ -186,19 +192,17 @@ def test_the_s3_resource_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch
             aws_secret_access_key=EnvVar("ARCHIVE_SECRET"),
             max_attempts=2,
         ),
-    ).process_config_and_initialize()
-    options = s3_options(given.s3)
-    assert (options.attempts, options.access.endpoint, options.access.region) == (
-        2,
-        "http://127.0.0.1:1",
-        "eu-central-1",
     )
-    assert (options.access.key_id, options.access.secret) == ("id", "hush")
+    with build_resources({"repository": resource}) as resources:
+        options = s3_options(resources.repository.s3)
+    access = options.access
+    assert (options.attempts, access.endpoint, access.region) == (2, "http://127.0.0.1:1", "eu-central-1")
+    assert (access.key_id, access.secret) == ("id", "hush")
     assert "hush" not in repr(options)
 
 
 @pytest.mark.parametrize("unsafe", [{"use_unsigned_session": True}, {"use_ssl": False}, {"verify": False}])
-def test_an_unsafe_s3_resource_is_refused(unsafe: dict[str, bool]) -> None:
+def test_an_unsafe_s3_resource_is_refused(unsafe: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="not verified"):
         s3_options(S3Resource(**unsafe))
 
