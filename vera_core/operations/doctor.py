@@ -115,10 +115,15 @@ def plan_doctor(
 
 
 def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
-    """Puts right what `plan` found, looking again at each slot first; what changed meanwhile is done as it is now."""
+    """Puts right what `plan` found, looking again at each slot first; what changed meanwhile is done as it is now.
+
+    Raises:
+        IncompatibleError: the repository no longer takes writes from this version.
+    """
     began = time.monotonic()
     if not plan.diagnoses:
         return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
+    repo.writable_config()
     intent = repo.audit.intent("doctor", {"slots": [str(item.slot) for item in plan.diagnoses][:1000]})
     sealed = sidecars = removed = 0
     findings = list(plan.findings)

@@ -71,8 +71,10 @@ def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport
 
     Raises:
         IntegrityError: a shard's index can't be read.
+        IncompatibleError: the repository no longer takes writes from this version.
     """
     began = time.monotonic()
+    repo.writable_config()
     keys: list[str] = []
     files = content = 0
     with repo.scratch() as scratch:

@@ -232,6 +232,7 @@ def verify_packed(migration: Migration, window: Window, *, pack: PackReport | No
         VeraError: it could not be verified; recorded as failed where the database can be reached.
     """
     began = time.monotonic()
+    migration.repo.writable_config()
     with _failure_recorded(migration, window):
         pack = pack or packed_window(migration.repo, window)
         verify = verify_window(migration.repo, migration.source, window)

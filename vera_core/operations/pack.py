@@ -118,6 +118,7 @@ def freeze_rows(repo: Repository, source: Source, window: Window) -> PackPlan:
         UnavailableError: source or store can't be reached.
     """
     began = time.monotonic()
+    repo.writable_config()
     intent = repo.audit.intent("freeze", _subject(source, window))
     with _told(repo, intent), repo.scratch() as scratch:
         frozen = freeze_window(repo, source, window, scratch)
