@@ -129,7 +129,7 @@ def due_windows(
     Due is a day from the watermark on that has no window yet, and any revision that was begun or noted and has no good
     verdict. `retry_rejects` adds a new revision for days whose verdict was rejects. Late rows: see `note_late_rows`.
     """
-    records = migration.state.windows(*migration.name)
+    records = migration.state.windows(*migration.name, verdicts=False)
     due = [record.window for record in records if record.state not in FINAL]
     begin = migration.first_day()
     if begin is not None:

@@ -194,11 +194,21 @@ class MigrationState:
         return next((record for record in found if record.revision == window.revision), None)
 
     def windows(
-        self, source: str, tenant: str, *, first: date | None = None, end: date | None = None
+        self,
+        source: str,
+        tenant: str,
+        *,
+        first: date | None = None,
+        end: date | None = None,
+        verdicts: bool = True,
     ) -> list[WindowRecord]:
-        """All revisions of the windows of days [first, end), by day and revision."""
+        """All revisions of the windows of days [first, end), by day and revision.
+
+        Without `verdicts` those are left empty: they are long, and whoever looks at years of days needs only states.
+        """
         table = self._tables.windows
-        query = sa.select(table).where(table.c.source == source, table.c.tenant == tenant)
+        columns = [column for column in table.c if verdicts or column is not table.c.verdict]
+        query = sa.select(*columns).where(table.c.source == source, table.c.tenant == tenant)
         if first is not None:
             query = query.where(table.c.day >= first)
         if end is not None:
@@ -361,9 +371,8 @@ def _same(table: sa.Table, window: Window) -> list[sa.ColumnElement[bool]]:
 
 def _record(row: sa.Row[Any]) -> WindowRecord:
     window = Window(row.source, row.tenant, row.day, row.revision)
-    return WindowRecord(
-        window, WindowState(row.state), row.manifest, json.loads(row.verdict), row.fence, row.updated_at
-    )
+    verdict = json.loads(row._mapping.get("verdict", "{}"))
+    return WindowRecord(window, WindowState(row.state), row.manifest, verdict, row.fence, row.updated_at)
 
 
 def _now() -> str:
