@@ -6,9 +6,9 @@ texts repeat, as they do in what business systems write.
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -43,19 +43,25 @@ CITIES = ("Aachen", "Bremen", "Chemnitz", "Dresden", "Erfurt", "Freiburg", "Gera
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What was laid out: `database` names every file below `root`; all rows are of one day."""
+    """What was laid out: `database` names every file below `root`; all rows and modification times are of one day."""
 
     root: Path
     database: Path
     day: date
     files: int
     content_bytes: int
-    seconds: float
+
+    def uid(self, number: int) -> str:
+        """The uid of a record, counted from 0."""
+        return _uid(number)
+
+    def path(self, number: int) -> Path:
+        """Its file."""
+        return self.root / _folder(number) / f"{_uid(number)}.json"
 
 
 def make_corpus(directory: Path, files: int, *, sizes: tuple[int, int] = RECORD_SIZES, seed: int = 1) -> Corpus:
     """Writes `files` records below `directory`/files and the database beside them."""
-    began = time.monotonic()
     root, database = directory / "files", directory / "business.sqlite"
     root.mkdir(parents=True)
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -63,23 +69,31 @@ def make_corpus(directory: Path, files: int, *, sizes: tuple[int, int] = RECORD_
         connection.executemany("INSERT INTO invoices VALUES (?, ?, ?, ?, ?)", _write(root, files, sizes, seed))
         connection.execute("CREATE INDEX invoices_by_time ON invoices (created_at, uid)")
         (total,) = connection.execute("SELECT SUM(bytes) FROM invoices").fetchone()
-    return Corpus(root, database, DAY, files, total, time.monotonic() - began)
+    return Corpus(root, database, DAY, files, total)
 
 
 def _write(root: Path, files: int, sizes: tuple[int, int], seed: int) -> Iterator[tuple[int, str, str, str, int]]:
     start = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC)
     step = timedelta(days=1) / files
+    noon = start.timestamp() + 43_200
     rng = random.Random(seed)
     for number in range(files):
-        folder = root / f"{number // FILES_PER_DIRECTORY:05d}"
         if number % FILES_PER_DIRECTORY == 0:
-            folder.mkdir()
-        uid = f"INV-2026-{number:09d}"
-        created_at = (start + number * step).isoformat(timespec="microseconds")
+            (root / _folder(number)).mkdir()
+        uid, created_at = _uid(number), (start + number * step).isoformat(timespec="microseconds")
         content = record(rng, uid, created_at, size=_size(rng, sizes))
-        path = f"{folder}/{uid}.json"
+        path = f"{root}/{_folder(number)}/{uid}.json"
         Path(path).write_bytes(content)
+        os.utime(path, (noon, noon))
         yield number, uid, created_at, path, len(content)
+
+
+def _uid(number: int) -> str:
+    return f"INV-2026-{number:09d}"
+
+
+def _folder(number: int) -> str:
+    return f"{number // FILES_PER_DIRECTORY:05d}"
 
 
 def _size(rng: random.Random, sizes: tuple[int, int]) -> int:

@@ -33,8 +33,6 @@ from vera_core.store.s3_connect import Access, S3Options
 if TYPE_CHECKING:
     from vera_core.source.base import Source
 
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes of one unit of ru_maxrss (getrusage(2))."""
 SAMPLE_SECONDS = 0.1
 DIRECTORY = "directory"
 
@@ -98,7 +96,7 @@ def _measure(job: Job) -> Measured:
         source = DirectorySource(Path(job.root), terms(repo), Packing(spool=Path(job.spool), name=SOURCE))
     window = Window(source.name, source.tenant, date.fromisoformat(job.day))
     sampler = _Sampler()
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idle = _peak_bytes()
     cpu, began = _cpu_seconds(), time.monotonic()
     report = pack_window(repo, source, window)
     seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
@@ -111,10 +109,20 @@ def _measure(job: Job) -> Measured:
         shards=len(report.shards),
         seconds=seconds,
         cpu_seconds=cpu,
-        idle_bytes=idle * RSS_UNIT,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        idle_bytes=idle,
+        peak_bytes=_peak_bytes(),
         together_bytes=sampler.most(),
     )
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process ever had, as the kernel says."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: on Linux that begins with what the process that started this one had.
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _cpu_seconds() -> float:
