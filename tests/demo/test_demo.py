@@ -21,10 +21,19 @@ import pytest
 from vera_assets.sample import documents, write_database
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FILES = 400
 DEMO = f"from pathlib import Path; from vera_assets.demo import demo; demo(Path(%r), limit={FILES})"
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Children take Ctrl-C: whoever runs the tests in the background has them ignore it, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def of_world(home: Path) -> list[str]:
