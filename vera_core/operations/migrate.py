@@ -10,18 +10,19 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vera_core.errors import ConflictError, UnavailableError, UsageError, VeraError
 from vera_core.model import day_text
-from vera_core.operations.freeze import load_frozen, rejected_rows
+from vera_core.operations.freeze import frozen_manifests, load_frozen, rejected_rows
 from vera_core.operations.pack import PackPlan, PackReport, freeze_rows, pack_window, packed_window
 from vera_core.operations.report import Report, as_json, figure
 from vera_core.operations.verify import VerifyReport, verify_window
 from vera_core.source.base import Window
 from vera_core.source.mapping import OnRejects
 from vera_core.source.rows import Reject
-from vera_core.source.state import WindowState
+from vera_core.source.state import REJECTS_KEPT, WindowState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -230,9 +231,11 @@ def verify_packed(migration: Migration, window: Window, *, pack: PackReport | No
 
     Raises:
         VeraError: it could not be verified; recorded as failed where the database can be reached.
+        ConflictError: it is good, but somebody else found meanwhile that it is not; their verdict stands.
     """
     began = time.monotonic()
     migration.repo.writable_config()
+    known = migration.state.window(window)
     with _failure_recorded(migration, window):
         pack = pack or packed_window(migration.repo, window)
         verify = verify_window(migration.repo, migration.source, window)
@@ -244,9 +247,9 @@ def verify_packed(migration: Migration, window: Window, *, pack: PackReport | No
     counts = {"rows": pack.rows, "archived": pack.archived, "equal": pack.equal, "rejected": pack.rejected}
     about = {"scope": verify.scope, "manifest": pack.manifest, "failures": verify.failures, **counts}
     migration.repo.audit.verdict("verify", verdict.value, about)
-    _record(migration, window, report)
+    _record(migration, window, report, known)
     if report.ok:
-        _settle_earlier(migration, window)
+        _close_answered(migration, window)
     return report
 
 
@@ -370,37 +373,58 @@ def _verdict(pack: PackReport, verify: VerifyReport) -> WindowState:
     return WindowState.REJECTS if pack.rejected else WindowState.VERIFIED
 
 
-def _record(migration: Migration, window: Window, report: WindowReport) -> None:
-    """Records the verdict and the named rejects; earlier revisions' rejects were tried again in this one.
+def _record(migration: Migration, window: Window, report: WindowReport, known: WindowRecord | None) -> None:
+    """Records the verdict and the named rejects. `known` is what was known of the window before it was looked at.
 
-    A failure always stands. A good verdict gives way to one that somebody else recorded meanwhile, if that is the same.
+    A failure always stands, also over a good verdict of somebody who began to look before it was found.
     """
-    state = migration.state
-    known = state.window(window)
     with migration.repo.scratch() as scratch:
         frozen = load_frozen(migration.repo, window, scratch)
-        rejects = (Reject(row.uid, why, row.detail) for row, why in rejected_rows(migration.repo, frozen.manifest))
-        fence = None if report.verdict is WindowState.FAILED else 0 if known is None else known.fence
+        named = (Reject(row.uid, why, row.detail) for row, why in rejected_rows(migration.repo, frozen.manifest))
+        rejects = tuple(islice(named, REJECTS_KEPT))
+    fence = None if report.verdict is WindowState.FAILED else 0 if known is None else known.fence
+    verdict = as_json(report)
+    while True:
         try:
-            state.record(
-                window, report.verdict, manifest=frozen.digest, verdict=as_json(report), rejects=rejects, fence=fence
+            migration.state.record(
+                window, report.verdict, manifest=frozen.digest, verdict=verdict, rejects=rejects, fence=fence
             )
         except ConflictError:
-            now = state.window(window)
-            if now is None or (now.state, now.manifest) != (report.verdict, frozen.digest):
+            now = migration.state.window(window)
+            if now is None or now.state is WindowState.FAILED:
                 raise
+            if now.state in FINAL:
+                return
+            fence = now.fence
+        else:
+            return
 
 
-def _settle_earlier(migration: Migration, done: Window) -> None:
-    """Closes earlier revisions that `done` answers for.
+def _close_answered(migration: Migration, window: Window) -> None:
+    """Closes the revisions of the window's day that a later one with a good verdict answers for.
 
-    Their rejects were tried again in it. One without a verdict was routed by an epoch that is not active any more, so
-    that all its rows went again: nothing else lets a later revision begin (see `_begin`).
+    Rejects were tried again in the later one. Of a stale revision all rows went again, and no commit of its own counts,
+    whatever became of it. Any other that has no good verdict stays as it is: the later one holds other rows.
     """
-    for record in migration.state.windows(*migration.name, first=done.day, end=done.day + ONE_DAY):
-        if record.revision < done.revision and record.state is not WindowState.VERIFIED:
-            verdict = {**record.verdict, "answered_by_revision": done.revision}
-            migration.state.record(record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict)
+    state = migration.state
+    records = state.windows(*migration.name, first=window.day, end=window.day + ONE_DAY)
+    answering = max((record.revision for record in records if record.state in FINAL), default=0)
+    waiting = [
+        record for record in records if record.revision < answering and record.state is not WindowState.VERIFIED
+    ]
+    stale: set[int] = set()
+    if any(record.state is not WindowState.REJECTS for record in waiting):
+        with migration.repo.scratch() as scratch:
+            frozen = frozen_manifests(migration.repo, window, scratch)
+            stale = {item.window.revision for item in frozen if item.stale}
+    for record in waiting:
+        if record.state is WindowState.REJECTS or record.revision in stale:
+            verdict = {**record.verdict, "answered_by_revision": answering}
+            # Whoever changed it since saw something that was not known here: it is for the next verdict to close it.
+            with suppress(ConflictError):
+                state.record(
+                    record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict, fence=record.fence
+                )
 
 
 def _held_by(migration: Migration, day: date) -> str:
