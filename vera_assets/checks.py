@@ -34,7 +34,9 @@ from vera_assets.partitions import days_of, partition_of
 from vera_assets.resources import RepositoryResource
 from vera_assets.sources import MigratedSource
 from vera_core.errors import NotFoundError, VeraError
-from vera_core.operations.migrate import Migration, WindowReport, packed_record, stuck_windows, verify_packed
+from vera_core.operations.due import Migration, packed_record, stuck_windows
+from vera_core.operations.migrate import verify_packed
+from vera_core.operations.verdicts import WindowReport
 from vera_core.operations.verify import INTEGRITY, RECONCILIATION, WORM_LOCK, CheckResult
 from vera_core.store.probe import hygiene
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from vera_assets.sources import MigratedSource
-    from vera_core.operations.migrate import Migration
+    from vera_core.operations.due import Migration
     from vera_core.source.state import WindowRecord
 
 WINDOWS_PER_TICK = 20

@@ -39,7 +39,7 @@ from vera_assets.mirror import mirror
 from vera_assets.partitions import partition_of
 from vera_assets.resources import RepositoryResource
 from vera_assets.sources import MigratedSource
-from vera_core.operations.migrate import Migration, due_windows, note_late_rows
+from vera_core.operations.due import Migration, due_windows, note_late_rows
 from vera_core.source.base import Window
 
 INTERVAL_SECONDS = 60

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dagster import DailyPartitionsDefinition
 
-    from vera_core.operations.migrate import Migration
+    from vera_core.operations.due import Migration
     from vera_core.operations.repository import Repository
     from vera_core.settings import Settings
 

@@ -23,7 +23,7 @@ from vera_assets.assets.spec import INVENTORY, SHARDS, WATERMARK, WINDOW
 from vera_assets.build import build_definitions
 from vera_assets.checks import DESCRIPTIONS
 from vera_assets.days import DATA_VERSION_TAG
-from vera_core.operations.migrate import note_late_rows
+from vera_core.operations.due import note_late_rows
 from vera_core.operations.retrieve import Retriever
 from vera_core.source.state import WindowState
 

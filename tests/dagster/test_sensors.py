@@ -51,7 +51,7 @@ PROGRESS = AssetCheckKey(AssetKey([SOURCE, "watermark"]), "progress")
 @pytest.fixture(autouse=True)
 def on_the_fourth_of_march(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three days of the source are over."""
-    monkeypatch.setattr("vera_core.operations.migrate.Migration.end_day", lambda _self: LAST.date())
+    monkeypatch.setattr("vera_core.operations.due.Migration.end_day", lambda _self: LAST.date())
     assert world.watermark() is None
 
 

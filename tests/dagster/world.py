@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, EventLogRecord
 
     from vera_assets.jobs import Job
-    from vera_core.operations.migrate import Migration
+    from vera_core.operations.due import Migration
     from vera_core.operations.repository import Repository
     from vera_core.store.embedded import EmbeddedS3
     from vera_core.store.s3 import S3Store

@@ -10,9 +10,10 @@ from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, mak
 from vera_core.config import PROTOCOL_VERSION
 from vera_core.errors import IncompatibleError
 from vera_core.operations.doctor import execute_doctor, plan_doctor
+from vera_core.operations.due import Migration
 from vera_core.operations.epochs import set_epoch
 from vera_core.operations.inventory import write_inventory
-from vera_core.operations.migrate import Migration, verify_packed
+from vera_core.operations.migrate import verify_packed
 from vera_core.operations.pack import freeze_rows, pack_window
 from vera_core.operations.verify import verify_window
 from vera_core.source.database import connect

@@ -17,15 +17,9 @@ from tests.protocol.packing import (
     some_files,
 )
 from vera_core.errors import ConflictError, UnavailableError
+from vera_core.operations.due import Migration, due_windows
 from vera_core.operations.epochs import set_epoch
-from vera_core.operations.migrate import (
-    Migration,
-    advance_watermark,
-    due_windows,
-    migrate_window,
-    pack_due,
-    verify_packed,
-)
+from vera_core.operations.migrate import advance_watermark, migrate_window, pack_due, verify_packed
 from vera_core.source.database import connect
 from vera_core.source.mapping import OnRejects
 from vera_core.source.state import MigrationState, WindowState
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vera_core.operations.migrate import WindowReport
+    from vera_core.operations.verdicts import WindowReport
     from vera_core.source.base import Window
     from vera_core.source.state import WindowRecord
     from vera_core.store.base import ObjectStore

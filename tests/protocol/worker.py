@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
-from vera_core.operations.migrate import Migration, advance_watermark, migrate_window
+from vera_core.operations.due import Migration
+from vera_core.operations.migrate import advance_watermark, migrate_window
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState
 from vera_core.store.faulty import Action, FaultyStore, Rule

@@ -25,8 +25,8 @@ from vera_assets.sources import MigratedSource
 from vera_core.errors import ConflictError
 from vera_core.model import parse_day
 from vera_core.operations.cost import S3_STANDARD_IA
+from vera_core.operations.due import FINAL, Migration, packed_record
 from vera_core.operations.inventory import InventoryReport, write_inventory
-from vera_core.operations.migrate import FINAL, Migration, packed_record
 from vera_core.operations.pack import packed_window
 
 

@@ -23,7 +23,8 @@ from vera_assets.metadata import Metadata, command, numbers, table
 from vera_assets.partitions import days_of, partition_of, range_policy
 from vera_assets.resources import RepositoryResource
 from vera_assets.sources import MigratedSource
-from vera_core.operations.migrate import Migration, pack_due, window_to_pack
+from vera_core.operations.due import Migration, window_to_pack
+from vera_core.operations.migrate import pack_due
 from vera_core.operations.pack import PackReport
 
 

@@ -22,7 +22,8 @@ from vera_assets.metadata import command, numbers
 from vera_assets.partitions import days_of, partition_of, range_policy
 from vera_assets.resources import RepositoryResource
 from vera_assets.sources import MigratedSource
-from vera_core.operations.migrate import Migration, freeze_due, window_to_pack
+from vera_core.operations.due import Migration, window_to_pack
+from vera_core.operations.migrate import freeze_due
 
 
 def window_asset(source: MigratedSource) -> AssetsDefinition:

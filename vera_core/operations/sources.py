@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vera_core.operations.migrate import Migration
+from vera_core.operations.due import Migration
 from vera_core.source.base import Terms
 from vera_core.source.database import connect
 from vera_core.source.sql import open_sources

@@ -36,7 +36,8 @@ from vera_core.cli.signals import rest
 from vera_core.cli.values import Days, read_days
 from vera_core.errors import Kind, UnavailableError, UsageError
 from vera_core.model import parse_day
-from vera_core.operations.migrate import MigrateReport, Migration, due_windows, migrate, note_late_rows
+from vera_core.operations.due import Migration, due_windows, note_late_rows
+from vera_core.operations.migrate import MigrateReport, migrate
 from vera_core.operations.opening import open_repository
 from vera_core.operations.sources import migration_state, open_migrations
 from vera_core.source.mapping import OnRejects  # noqa: TC001 - typer reads the annotations
