@@ -14,8 +14,10 @@ import pytest
 from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, make_repository, opened, some_files
 from tests.protocol.worker import Worker, database_url, rule
 from vera_core.errors import NotFoundError
+from vera_core.operations.commit import satisfies
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.retrieve import Retriever
+from vera_core.operations.walk import all_slots
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState, WindowState
 from vera_core.store.chain import ChainedLog
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.store.base import ObjectStore
+    from vera_core.store.chain import Record
     from vera_core.store.embedded import EmbeddedS3
     from vera_core.store.s3 import S3Store
 
@@ -42,6 +45,12 @@ POINTS = {
     "config lock extension": ("set_lock", "*/config/*", 1),
     "sidecar": ("put", "*.vera.meta", 1),
     "audit outcome": ("put", "*/audit/*/000002.json", 1),
+}
+SEALING = {
+    "its first entry": ("put", "*/audit/*/000001.json", 1),
+    "its second entry": ("put", "*/audit/*/000002.json", 1),
+    "lock extension": ("set_lock", "*.vera", 1),
+    "sidecar": ("put", "*.vera.meta", 1),
 }
 
 
@@ -69,15 +78,12 @@ def assert_only_right_bytes(store: ObjectStore, spool: Path, source: MemorySourc
     return readable
 
 
-def audit_entries(store: ObjectStore) -> list[list[str]]:
-    """The types of all entries, writer by writer."""
-    return [
-        [
-            record.type
-            for record in ChainedLog(store, prefix, lambda n, at=prefix: f"{at}{n:06d}.json").read()  # type: ignore[misc]
-        ]
+def audit_records(store: ObjectStore) -> dict[str, list[Record]]:
+    """All audit entries by writer."""
+    return {
+        prefix.rsplit("/", 2)[1]: ChainedLog(store, prefix, lambda n, at=prefix: f"{at}{n:06d}.json").read()  # type: ignore[misc]
         for prefix in store.list_prefixes(KEYS.audit_prefix)
-    ]
+    }
 
 
 @pytest.mark.parametrize("action", [Action.KILL_BEFORE, Action.KILL_AFTER])
@@ -93,7 +99,7 @@ def test_a_packer_killed_anywhere(
     if point == "audit intent" and action is Action.KILL_BEFORE:
         assert not list(s3_store.list_versions(KEYS.tenants_prefix)), "nothing before the intent is stored (I6)"
     else:
-        assert [entries[0] for entries in audit_entries(s3_store)] == ["intent"]
+        assert [trail[0].type for trail in audit_records(s3_store).values()] == ["intent"]
 
     again = worker.do(**job)
     assert again["end"] == "done", again
@@ -120,6 +126,44 @@ def test_the_doctor_finishes_what_a_killed_packer_committed(
     assert (report.sealed, report.sidecars) == (plan.unsealed, plan.sidecars)
     assert plan_doctor(opened(s3_store, tmp_path)).ok
     assert assert_only_right_bytes(s3_store, tmp_path, source) == readable
+
+
+def sealed_and_told(store: ObjectStore, spool: Path, writer: str) -> tuple[set[str], set[str]]:
+    """VersionIds of the shards that `writer` committed and somebody sealed, and of all that an entry says so of."""
+    repo = opened(store, spool)
+    sealed = set()
+    for slot in all_slots(repo):
+        state = repo.slot_log(slot).load()
+        for shard in state.live():
+            if state.records[state.named_by[shard.version_id] - 1].body["writer"] == writer and satisfies(
+                store.get_lock(shard.key, shard.version_id), shard.lock
+            ):
+                sealed.add(shard.version_id)
+    entries = [record for trail in audit_records(store).values() for record in trail if record.type == "recovered"]
+    return sealed, {record.body["detail"]["version_id"] for record in entries}
+
+
+@pytest.mark.parametrize("action", [Action.KILL_BEFORE, Action.KILL_AFTER])
+@pytest.mark.parametrize("point", SEALING)
+@pytest.mark.parametrize("verb", ["pack", "doctor"])
+def test_whoever_seals_for_another_is_killed_and_it_is_told_all_the_same(
+    s3_store: S3Store, tmp_path: Path, worker: Worker, source: MemorySource, verb: str, point: str, action: Action
+) -> None:
+    """At any moment a shard that another one committed is unsealed, for the next to find, or told to the audit (I6)."""
+    make_repository(s3_store, tmp_path)
+    job = {"bucket": s3_store.bucket, "spool": str(tmp_path), "files": FILES}
+    assert worker.do(**job, rules=[rule(Action.KILL_AFTER, *POINTS["first commit"])])["end"] == "killed"
+    [dead] = audit_records(s3_store)
+    assert sealed_and_told(s3_store, tmp_path, dead) == (set(), set())
+    ended = worker.do(**job, verb=verb, rules=[rule(action, *SEALING[point])])
+    assert ended["end"] == "killed", ended
+    sealed, told = sealed_and_told(s3_store, tmp_path, dead)
+    assert sealed <= told
+
+    assert worker.do(**job, verb=verb)["end"] == "done"
+    sealed, told = sealed_and_told(s3_store, tmp_path, dead)
+    assert sealed
+    assert sealed <= told
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -99,7 +99,7 @@ class AuditTrail:
         self._append({"type": "verdict", "operation": operation, "result": result, "detail": dict(detail)})
 
     def recovered(self, operation: str, detail: Mapping[str, Any]) -> None:
-        """Stores that this writer finished what another had begun and not acknowledged (rolling forward)."""
+        """Stores, before it is done, that this writer finishes what another began and did not acknowledge."""
         self._append({"type": "recovered", "operation": operation, "detail": dict(detail)})
 
     def _append(self, body: Mapping[str, Any]) -> Record:

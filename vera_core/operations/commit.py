@@ -7,6 +7,7 @@ is not sealed is rolled forward by whoever finds it.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -106,14 +107,17 @@ def whole_second(moment: datetime) -> datetime:
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
-def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> bool:
-    """Extends a version's lock to at least `lock` and reads it back; whether it had to.
+def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> None:
+    """Extends a version's lock to at least `lock` and reads it back; it may be as long already.
 
     Raises:
         UnsafeStoreError: the store took the call and the lock is shorter or weaker than asked.
     """
-    if satisfies(repo.store.get_lock(key, version_id), lock):
-        return False
+    if not satisfies(repo.store.get_lock(key, version_id), lock):
+        _extend(repo, key, version_id, lock)
+
+
+def _extend(repo: Repository, key: str, version_id: str, lock: Lock) -> None:
     repo.store.set_lock(key, version_id, lock)
     actual = repo.store.get_lock(key, version_id)
     if not satisfies(actual, lock):
@@ -122,7 +126,6 @@ def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> bool:
             todo="Run `vera probe`: the store does not keep its promise.",
             bucket=repo.store.bucket, key=key, version_id=version_id,
         )  # fmt: skip
-    return True
 
 
 def satisfies(actual: Lock | None, wanted: Lock) -> bool:
@@ -134,49 +137,59 @@ def satisfies(actual: Lock | None, wanted: Lock) -> bool:
     return actual.mode is LockMode.COMPLIANCE or actual.mode is wanted.mode
 
 
-def seal(repo: Repository, log: SlotLog, state: SlotState, after: int) -> list[ShardRef]:
-    """Gives every live shard that records after number `after` brought the lock of its class, read back.
+def is_unsealed(repo: Repository, shard: ShardRef) -> bool:
+    """Whether the store's lock is shorter or weaker than the one committed, which has not ended yet.
 
-    Whoever brought them: what an earlier writer committed and did not live to seal is rolled forward here. Config and
-    slot log records are kept locked as long as any shard. Returns the shards whose locks were too short until now.
-
-    Raises:
-        UnsafeStoreError: a lock did not hold.
+    A shard that is gone has nothing to lock: whoever reads it says so.
     """
-    if not repo.config.locked:
-        return []
-    raised = [shard for shard in state.brought_after(after) if _seal_shard(repo, shard)]
-    longest = state.longest_lock()
-    if longest is not None:
-        state.records = log.chain.extend_locks(state.records, longest, slack=LOCK_SLACK)
-        repo.keep_config_locked(longest)
-    return raised
-
-
-def _seal_shard(repo: Repository, shard: ShardRef) -> bool:
-    """Whether the shard's lock was too short. One that is gone has nothing to lock: whoever reads it says so."""
+    if not repo.config.locked or shard.lock.until <= repo.clock.now():
+        return False
     try:
-        return shard.lock.until > repo.clock.now() and raise_lock(repo, shard.key, shard.version_id, shard.lock)
+        return not satisfies(repo.store.get_lock(shard.key, shard.version_id), shard.lock)
     except MissingObjectError:
         return False
 
 
-def recovered(repo: Repository, slot: Slot, shard: ShardRef) -> None:
-    """Tells the audit that a shard which another writer committed was sealed here."""
-    repo.audit.recovered("seal", {"slot": str(slot), "key": shard.key, "version_id": shard.version_id})
+def seal(repo: Repository, log: SlotLog, state: SlotState, after: int, *, own: str = "") -> int:
+    """Gives every live shard that records after number `after` brought the lock of its class, read back.
+
+    Whoever brought them: what an earlier writer committed and did not live to seal is rolled forward here, and the
+    audit is told of it first. So at any moment such a shard is unsealed, for the next one to find, or told of.
+    `own` is the writer whose outcome names its shards anyway. Config and slot log records are kept locked as long as
+    any shard. Returns how many shards had locks that were too short.
+
+    Raises:
+        UnsafeStoreError: a lock did not hold.
+        UnavailableError: an audit entry could not be stored, or a lock not be set; the rest is found again.
+    """
+    if not repo.config.locked:
+        return 0
+    unsealed = [shard for shard in state.brought_after(after) if is_unsealed(repo, shard)]
+    for shard in unsealed:
+        if state.records[state.named_by[shard.version_id] - 1].body.get("writer") != own:
+            about = {"slot": str(state.slot), "key": shard.key, "version_id": shard.version_id}
+            repo.audit.recovered("seal", about)
+    for shard in unsealed:
+        with suppress(MissingObjectError):
+            _extend(repo, shard.key, shard.version_id, shard.lock)
+    longest = state.longest_lock()
+    if longest is not None:
+        state.records = log.chain.extend_locks(state.records, longest, slack=LOCK_SLACK)
+        repo.keep_config_locked(longest)
+    return len(unsealed)
 
 
-def roll_forward(repo: Repository, log: SlotLog) -> tuple[SlotState, list[ShardRef]]:
-    """Seals what earlier writers committed and did not seal; returns the slot's state and the shards sealed now.
+def roll_forward(repo: Repository, log: SlotLog) -> SlotState:
+    """Seals what earlier writers committed and did not seal; returns the slot's state.
 
     A sidecar that has applied a record says that the record was sealed; the doctor doesn't take its word and asks.
     """
     state = log.load()
     sealed = sealed_number(log, state)
-    fresh = seal(repo, log, state, sealed)
+    seal(repo, log, state, sealed)
     if state.head.number > sealed:
         log.write_sidecar(state, repo.clock.now())
-    return state, fresh
+    return state
 
 
 def sealed_number(log: SlotLog, state: SlotState) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
 from vera_core.keyspace import KeyKind
-from vera_core.operations.commit import recovered, satisfies, seal
+from vera_core.operations.commit import is_unsealed, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.walk import all_slots
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
-    from vera_core.slots import ShardRef, SlotState
+    from vera_core.slots import SlotState
     from vera_core.store.chain import Finding as LogFinding
 
 
@@ -136,9 +136,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
             for key, version_id in [*_removable(repo, foreign), *_shard_versions(repo, item.slot).markers]:
                 repo.store.delete(key, version_id=version_id)
                 removed += 1
-            for shard in seal(repo, log, state, after=0):
-                recovered(repo, item.slot, shard)
-                sealed += 1
+            sealed += seal(repo, log, state, after=0)
             if state.records:
                 sidecars += log.rebuild_sidecar(state, repo.clock.now())
         except VeraError as error:
@@ -161,20 +159,10 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
     versions = _shard_versions(repo, slot)
     _judge_versions(versions, state, survey)
     sidecar = log.sidecar_trouble(state)
-    unsealed = sum(_is_unsealed(repo, shard) for shard in state.live())
+    unsealed = sum(is_unsealed(repo, shard) for shard in state.live())
     removals = (*_removable(repo, foreign), *versions.markers)
     if unsealed or sidecar or removals:
         survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
-
-
-def _is_unsealed(repo: Repository, shard: ShardRef) -> bool:
-    """Whether the store's lock is shorter or weaker than the one committed, which has not ended yet."""
-    if not repo.config.locked or shard.lock.until <= repo.clock.now():
-        return False
-    try:
-        return not satisfies(repo.store.get_lock(shard.key, shard.version_id), shard.lock)
-    except MissingObjectError:
-        return False
 
 
 def _removable(repo: Repository, foreign: list[LogFinding]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, RowFeed, build_part, verify_built
-from vera_core.operations.commit import check_committed, class_lock, recovered, roll_forward, seal, upload
+from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
@@ -90,12 +90,9 @@ class _SegmentPacker:
         return first, self.segment.end
 
     def seal(self) -> None:
-        """Seals what is not sealed yet, whoever committed it; what others did not live to seal is told to the audit."""
-        repo, state = self.job.repo, self.state
-        for shard in seal(repo, self.log, state, self.sealed):
-            if state.records[state.named_by[shard.version_id] - 1].body.get("writer") != repo.audit.writer:
-                recovered(repo, self.segment.slot, shard)
-        self.sealed = state.head.number
+        """Seals what is not sealed yet, whoever committed it."""
+        seal(self.job.repo, self.log, self.state, self.sealed, own=self.job.repo.audit.writer)
+        self.sealed = self.state.head.number
 
     def feed(self, first: int, end: int) -> RowFeed:
         """Rows [first, end) loaded and encoded; close it."""
@@ -267,10 +264,8 @@ def pack_segment(job: PackJob, segment: Segment) -> tuple[SlotState, list[Part]]
         UnavailableError, IntegrityError: as `pack_window`.
     """
     log = job.repo.slot_log(segment.slot)
-    state, sealed = roll_forward(job.repo, log)
+    state = roll_forward(job.repo, log)
     began = job.accounted
-    for shard in sealed:
-        recovered(job.repo, segment.slot, shard)
     packer = _SegmentPacker(job, segment, log, state, sealed=state.head.number)
     for part in packer.parts():
         packer.check_or_repair(part)
