@@ -9,6 +9,7 @@ import pytest
 
 from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, make_repository, opened, pack, some_files
 from vera_core.errors import RestrictedError, UnavailableError, UsageError
+from vera_core.model import LockMode, Slot
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.epochs import first_commit, plan_epoch, set_epoch
 from vera_core.operations.retrieve import Retriever
@@ -62,6 +63,35 @@ def test_commits_hidden_by_delete_markers_are_commits(store: ObjectStore, tmp_pa
     with pytest.raises(RestrictedError):
         set_epoch(repo, DAY, 4)
     assert_archived(store, tmp_path, source)
+
+
+def test_what_a_stranger_put_under_a_coming_days_keys_is_no_commit(store: ObjectStore, tmp_path: Path) -> None:
+    """An unlocked version is never a record, wherever it lies; a record under it is one all the same."""
+    repo = make_repository(store, tmp_path)
+    source = MemorySource(some_files(5))
+    pack(repo, source)
+    key = KEYS.log(Slot("default", NEXT, 0, 1), 1)
+    for number in (1, 2):
+        store.put(KEYS.log(Slot("default", NEXT, 0, 1), number), b"junk")
+    store.delete(key)
+    store.put(key, b"more junk")
+    assert first_commit(repo, NEXT) is None
+    assert plan_epoch(repo, NEXT, 4).state == "active"
+    assert set_epoch(repo, NEXT, 4).state == "active"
+    after = MemorySource(some_files(40, day=NEXT))
+    assert pack(repo, after, NEXT).archived == 40
+    assert_archived(store, tmp_path, after, NEXT)
+    for info in list(store.list_objects(KEYS.tenants_prefix)):
+        store.put(info.key, b"junk")
+    assert first_commit(opened(store, tmp_path), NEXT) is not None
+    assert first_commit(opened(store, tmp_path), DAY) is not None
+
+
+def test_without_locks_the_earliest_version_is_the_commit(memory_store: MemoryStore, tmp_path: Path) -> None:
+    repo = make_repository(memory_store, tmp_path, lock_mode=LockMode.NONE)
+    pack(repo, MemorySource(some_files(5)))
+    with pytest.raises(RestrictedError, match="can't change any more"):
+        set_epoch(repo, DAY, 4)
 
 
 @pytest.mark.parametrize("bits", [-1, 17])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from vera_core.model import day_text
 from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import days, tenants
 from vera_core.routing import EpochState, check_bits
+from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from vera_core.config import RepositoryConfig
     from vera_core.operations.repository import Repository
+    from vera_core.store.base import VersionInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +89,19 @@ def first_commit(repo: Repository, from_day: date) -> str | None:
     for tenant in tenants(repo):
         for day in days(repo, tenant, first=from_day):
             for info in repo.store.list_versions(repo.keys.day_prefix(tenant, day)):
-                if repo.keys.parse(info.key).kind is KeyKind.LOG and not info.is_delete_marker:
+                if repo.keys.parse(info.key).kind is KeyKind.LOG and _counts(repo, info):
                     return info.key
     return None
+
+
+def _counts(repo: Repository, info: VersionInfo) -> bool:
+    """Whether a version under a log key can be a record: not a marker, nor what anybody can put there, unlocked."""
+    if info.is_delete_marker:
+        return False
+    # What is cleared while it is looked at was unlocked.
+    with suppress(MissingObjectError):
+        return not repo.config.locked or repo.store.get_lock(info.key, info.version_id) is not None
+    return False
 
 
 def _check(repo: Repository, config: RepositoryConfig, from_day: date, n_bits: int) -> bool:
