@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from vera_core.codec import MAX_INLINE, Policy
+from vera_core.codec import MAX_INLINE
 from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError, VeraError
-from vera_core.model import Erasability, Lock, LockMode, RetentionClass, check_name
+from vera_core.model import Erasability, Lock, LockMode, Policy, RetentionClass, check_name
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
 from vera_core.store.chain import ChainedLog, Head, LogOptions
 

@@ -187,6 +187,14 @@ class Codec(IntEnum):
     CONSTANT = 3
 
 
+class Policy(StrEnum):
+    """What packing aims at: speed, a balance, or stored size. Readers need not know which was used."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    SMALL = "small"
+
+
 class Entry(NamedTuple):
     """One archived file in a shard. A named tuple, because lookups make one for each file that they find.
 

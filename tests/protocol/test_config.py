@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.protocol.chains import until
-from vera_core.codec import Policy
 from vera_core.config import PROTOCOL_VERSION, ConfigLog, RepositoryConfig
 from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
 from vera_core.keyspace import Keyspace
-from vera_core.model import Erasability, LockMode, RetentionClass
+from vera_core.model import Erasability, LockMode, Policy, RetentionClass
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
 from vera_core.store.chain import LostAppendError, encode_record
 from vera_core.store.faulty import FaultyStore

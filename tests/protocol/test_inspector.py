@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from vera_core.codec import encode
+from vera_core.encoding import encode
 from vera_core.errors import FormatError
 from vera_core.format import ShardOptions, ShardWriter
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess
 from vera_core.operations.inspector import ask, inspect_file, inspector
+from vera_core.routing import uid_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,8 @@ def shard(tmp_path: Path) -> Path:
     path = tmp_path / "süß\nname.vera"
     with path.open("wb") as file:
         writer = ShardWriter(file, options=ShardOptions(bytes(16), "std"))
-        for number in range(300):
-            writer.append(f"doc-{number}", number, encode(b"content %d " % number * 20))
+        for number, uid in enumerate(sorted((f"doc-{number}" for number in range(300)), key=uid_key)):
+            writer.append(uid, number, encode(b"content %d " % number * 20))
         writer.finish()
     return path
 

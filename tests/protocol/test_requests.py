@@ -11,6 +11,7 @@ from tests.protocol.packing import DAY, File, MemorySource, make_repository, ope
 from vera_core.errors import NotFoundError
 from vera_core.format import SUFFIX
 from vera_core.operations.retrieve import Retriever
+from vera_core.routing import uid_key
 from vera_core.store.faulty import FaultyStore
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def test_cold_and_warm_reads(memory_store: MemoryStore, tmp_path: Path, tells_ma
 
 
 def test_a_read_asks_for_the_entry_and_nothing_more(memory_store: MemoryStore, tmp_path: Path) -> None:
-    """In shards far larger than the suffix, whose index the suffix or one more request brought: the stored bytes."""
+    """In shards far larger than the suffix, once the group's block was read: the stored bytes."""
     rng = random.Random(3)
     files = [File(f"doc/{number}", rng.randbytes(3000)) for number in range(800)]
     repo = make_repository(memory_store, tmp_path, part_rows=10_000)
@@ -56,11 +57,16 @@ def test_a_read_asks_for_the_entry_and_nothing_more(memory_store: MemoryStore, t
     watched, reader = reader_of(memory_store, tmp_path)
     sizes = {line.key: line.size for line in report.shards}
     assert min(sizes.values()) > 20 * SUFFIX
+    ordered = sorted((uid_key(file.uid), file.uid) for file in files)
+    slot_ends = [[uid for key, uid in ordered if key >> 63 == slot][-SUFFIX // 3000 :] for slot in (0, 1)]
+    nearest_the_end = {uid for end in slot_ends for uid in end}
     slots = set()
     for file in files[::40]:
         cold = reader.slot(file.uid, DAY) not in slots
         slots.add(reader.slot(file.uid, DAY))
         stored = reader.stat(file.uid, DAY).stored_size
+        if file.uid in nearest_the_end:
+            continue  # the suffix has brought it
         watched.calls.clear()
         assert reader.get(file.uid, DAY) == file.content
         ranges = [call.size for call in watched.calls if call.kind == "get_range"]

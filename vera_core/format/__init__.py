@@ -7,6 +7,7 @@ from vera_core.format.reader import ShardReader
 from vera_core.format.recover import Loss, Rebuilt, Salvage, rebuild
 from vera_core.format.source import BytesSource, FileSource, RangeSource
 from vera_core.format.verify import Verified
+from vera_core.format.waiting import Names
 from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Footer",
     "Header",
     "Loss",
+    "Names",
     "RangeSource",
     "Rebuilt",
     "Salvage",

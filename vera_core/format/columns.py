@@ -1,9 +1,9 @@
 """Columns: a table of many small records, laid out so that one value or a whole column is read in place.
 
-An integer column of n values is `width` planes of n bytes, least significant first, above a common `base`: planes of
-equal bytes compress to nothing, and value i is a strided slice. A `Body` holds the columns that index pages and
-recovery groups have in common, with uids and attributes (media type and user metadata). docs/format-v1.md, "Columns".
-Pure; checks bounds before it uses them. What the last two columns of a body mean is the caller's business.
+An integer column of n values is `width` planes of n bytes, least significant first, times a common `unit`, above a
+common `base`: planes of equal bytes compress to nothing, and value i is a strided slice. A `Body` holds the columns of
+a group with its uids and attributes (media type and user metadata). docs/format-v1.md, "Columns". Pure; checks bounds
+before it uses them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vera_core.errors import FormatError, UsageError
-from vera_core.format.layout import MAX_MEDIA_TYPE, MAX_METADATA, MAX_PAGE_ENTRIES, RESTORE
+from vera_core.format.layout import MAX_GROUP_ENTRIES, MAX_MEDIA_TYPE, MAX_METADATA, RESTORE
 from vera_core.model import MAX_UID_BYTES
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     U64 = NDArray[np.uint64]
 
-COMMON = (
+COLUMNS = (
     "uid_length",
     "created_at",
     "size",
@@ -40,14 +40,17 @@ COMMON = (
     "origin_commit",
     "origin_ordinal",
     "attributes",
+    "place",
 )
-"""Names of the columns that every body begins with; the two that follow are a page's or a group's own."""
+"""The columns of a body, in order; format-v1.md says what each means."""
 
+MAX_UNIT = (1 << 32) - 1
+MAX_ORIGIN = (1 << 32) - 1
 TIME_BIAS = 1 << 63
 """Added to `created_at` in its column, which is unsigned."""
 
 _COUNT = struct.Struct("<I")
-_HEAD = struct.Struct("<BQ")
+_HEAD = struct.Struct("<BQI")
 _PAIR = struct.Struct("<HH")
 _MASK = (1 << 64) - 1
 _MAX_ATTRIBUTES = 1 + MAX_MEDIA_TYPE + MAX_METADATA
@@ -64,35 +67,44 @@ class Attributes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An integer column inside `block`: plane 0 at `start`, `count` values, `width` planes, above `base`."""
+    """An integer column inside `block`: `count` values in `width` planes from `start` on, times `unit`, plus `base`."""
 
     block: bytes
     start: int
     count: int
     width: int
     base: int
+    unit: int
 
     def values(self) -> U64:
         """All values, shape (count,)."""
         wide = np.zeros((self.count, 8), np.uint8)
         planes = np.frombuffer(self.block, np.uint8, self.width * self.count, self.start)
         wide[:, : self.width] = planes.reshape(self.width, self.count).T
-        return wide.view("<u8").reshape(-1).astype(np.uint64, copy=False) + np.uint64(self.base)
+        return wide.view("<u8").reshape(-1).astype(np.uint64, copy=False) * np.uint64(self.unit) + np.uint64(self.base)
 
 
 def encode_table(columns: Sequence[U64]) -> bytes:
-    """Count, then base and width of every column, then the planes of every column; columns are equally long."""
+    """Count, then width, base and unit of every column, then the planes of every column; columns are equally long."""
     count = len(columns[0])
-    parts = [_COUNT.pack(count)]
-    planes = []
+    heads, planes = [_COUNT.pack(count)], []
     for column in columns:
         base = int(column.min()) if count else 0
-        width = (int(column.max()) - base).bit_length() + 7 >> 3 if count else 0
-        parts.append(_HEAD.pack(width, base))
+        most = int(column.max()) - base if count else 0
+        unit = 1
+        if most > 0xFF:  # times in whole seconds or milliseconds, sizes in blocks
+            column = column - np.uint64(base)  # noqa: PLW2901 - the distances from now on
+            common = int(np.gcd.reduce(column))
+            unit = common if common <= MAX_UNIT else 1
+            column = column // np.uint64(unit) if unit > 1 else column  # noqa: PLW2901
+        elif most:
+            column = column - np.uint64(base)  # noqa: PLW2901
+        width = (most // unit).bit_length() + 7 >> 3
+        heads.append(_HEAD.pack(width, base, unit))
         if width:
-            wide = (column - np.uint64(base)).astype("<u8").view(np.uint8).reshape(count, 8)
+            wide = column.astype("<u8", copy=False).view(np.uint8).reshape(count, 8)
             planes.append(wide[:, :width].T.tobytes())
-    return b"".join(parts + planes)
+    return b"".join(heads + planes)
 
 
 def parse_table(block: bytes, start: int, number: int, limit: int) -> tuple[list[Column], int]:
@@ -108,16 +120,16 @@ def parse_table(block: bytes, start: int, number: int, limit: int) -> tuple[list
     if count > limit:
         raise FormatError(f"a column table states {count} values, allowed are {limit}", todo=RESTORE)
     columns = []
-    for width, base in _HEAD.iter_unpack(block[start + _COUNT.size : at]):
-        if width > 8 or at + width * count > len(block):
-            raise FormatError("a column is cut off or wider than 8 bytes", todo=RESTORE)
-        columns.append(Column(block, at, count, width, base))
+    for width, base, unit in _HEAD.iter_unpack(block[start + _COUNT.size : at]):
+        if width > 8 or not unit or at + width * count > len(block):
+            raise FormatError("a column is cut off, wider than 8 bytes, or counts in nothing", todo=RESTORE)
+        columns.append(Column(block, at, count, width, base, unit))
         at += width * count
     return columns, at
 
 
 def encode_body(columns: Sequence[U64], attributes: Sequence[bytes], uids: bytes) -> bytes:
-    """A body: columns in the order of `COMMON` and two more, the distinct attributes, the uids (given end to end).
+    """A body: columns in the order of `COLUMNS`, the distinct attributes, the uids (given end to end).
 
     Uids of equal length are stored transposed (first bytes of all, second bytes of all, ...), which compresses better.
     """
@@ -149,7 +161,7 @@ class Body:
 
     def __init__(self, block: bytes, start: int) -> None:
         self._block = block
-        self.columns, at = parse_table(block, start, len(COMMON) + 2, MAX_PAGE_ENTRIES)
+        self.columns, at = parse_table(block, start, len(COLUMNS), MAX_GROUP_ENTRIES)
         self.count = self.columns[0].count
         (lengths,), self._attribute_start = parse_table(block, at, 1, self.count)
         self._attribute_ends = _ends(lengths, self._attribute_start, _MAX_ATTRIBUTES)
@@ -157,7 +169,7 @@ class Body:
         self._uid_ends = _ends(self.columns[0], self._uid_start, MAX_UID_BYTES)
         if (self._uid_ends[-1] if self.count else self._uid_start) != len(block):
             raise FormatError("uids and attributes don't fill their block", todo=RESTORE)
-        self._places = [(column.start, column.width, column.base) for column in self.columns]
+        self._places = [(column.start, column.width, column.base, column.unit) for column in self.columns]
         self._transposed = not self.columns[0].width
         codes = self.columns[9]
         if self.count and int(codes.values().max()) >= lengths.count:
@@ -167,8 +179,8 @@ class Body:
         """One value of every column. Written out, because every lookup ends here."""
         block, count, number = self._block, self.count, int.from_bytes
         return [
-            base + number(block[start + row : start + width * count : count], "little") & _MASK if width else base
-            for start, width, base in self._places
+            base + unit * number(block[at + row : at + width * count : count], "little") & _MASK if width else base
+            for at, width, base, unit in self._places
         ]
 
     def uid(self, row: int) -> bytes:
@@ -249,14 +261,23 @@ def parse_attributes(data: bytes) -> Attributes:
             at += key + value
     except UnicodeDecodeError as error:
         raise FormatError("media type or metadata is not UTF-8", todo=RESTORE) from error
-    if at != len(data):
-        raise FormatError("media type or metadata is cut off", todo=RESTORE)
+    keys = {key for key, _ in pairs}
+    if at != len(data) or data[0] > MAX_MEDIA_TYPE or len(keys) != len(pairs) or "" in keys:
+        raise FormatError("media type or metadata is cut off, too long, or without key", todo=RESTORE)
     return Attributes(media_type, tuple(pairs))
 
 
 def origin_numbers(origin: Origin | None) -> tuple[int, int]:
-    """The two column values of an origin; zeros for none, as commits count from 1."""
-    return (0, 0) if origin is None else (origin.commit, origin.ordinal)
+    """The two column values of an origin; zeros for none, as commits count from 1.
+
+    Raises:
+        UsageError: a number that does not fit.
+    """
+    if origin is None:
+        return 0, 0
+    if not (1 <= origin.commit <= MAX_ORIGIN and 0 <= origin.ordinal <= MAX_ORIGIN):
+        raise UsageError(f"there is no origin with commit {origin.commit} and ordinal {origin.ordinal}")
+    return origin.commit, origin.ordinal
 
 
 def _ends(lengths: Column, start: int, limit: int) -> memoryview:

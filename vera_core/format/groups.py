@@ -1,50 +1,74 @@
-"""Recovery groups: the blocks in DATA that name the contents behind them, so that the index can be rebuilt from DATA.
+"""Groups: DATA is a row of them, each a block that describes some entries, and the contents that these bring.
 
-A group is a block, then the contents it describes, end to end; groups tile DATA. In a streamed shard, whose only
-content is not known beforehand, the block follows it. docs/format-v1.md, "DATA". Pure; what to do with a damaged
-group is decided by verify.py and recover.py.
+Groups are sorted by key, so their blocks are the pages of the index, and as each describes itself, whatever of DATA is
+left can be read without the rest. In a streamed shard, whose only content is not known beforehand, the block follows
+it. docs/format-v1.md, "DATA". Pure; where groups lie is directory.py's business.
 """
 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_core.codec import MAX_INLINE, crc32, pack_block, unpack_block
+from vera_core.codec import MAX_INLINE, crc32, digest, unpack_block
+from vera_core.encoding import pack_block
 from vera_core.errors import FormatError
-from vera_core.format.columns import COMMON, Body
-from vera_core.format.layout import HEADER_SIZE, MAX_BLOCK, MAX_ENTRIES, MAX_SIZE, RESTORE
+from vera_core.format.columns import COLUMNS, TIME_BIAS, Body, parse_attributes
+from vera_core.format.layout import (
+    HEADER_SIZE,
+    MAX_BLOCK,
+    MAX_ENTRIES,
+    MAX_GROUP_CONTENTS,
+    MAX_GROUP_ENTRIES,
+    MAX_SIZE,
+    MAX_TIME,
+    MIN_TIME,
+    RESTORE,
+)
+from vera_core.model import MAX_UID_BYTES, Codec, Entry, Origin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC = b"\xd3VGROUP\n"
-COLUMNS = (*COMMON, "holder", "crc32")
-"""`holder` is 0 for an entry that brings its content (or has none stored), else 1 + the ordinal of the one that did."""
-
 AFTER = 1 << 0
 """Flag: the contents lie before this block, not behind it (streamed shards)."""
+ELSEWHERE = 1 << 16
+"""Added to the offset in the column `place`, where the content came with an earlier group."""
+PROOF = 36
+"""Bytes an entry's SHA-256 and CRC32 take."""
+CODECS = tuple(Codec)
 
-GROUP_ENTRIES = 512
 GROUP_BYTES = 1 << 20
-"""A writer closes a group at so many entries or stored bytes, whatever comes first."""
+"""A writer closes a group at so many bytes of contents, or of uids and attributes, or at `group_entries` entries."""
 
-_BLOCK = struct.Struct("<8sQQQIIIIIQ")
+_BLOCK = struct.Struct("<8sQQQQIIIII")
 HEAD_SIZE = _BLOCK.size + 4
+
+
+def group_entries(first: int) -> int:
+    """How many entries a writer puts into the group that begins with ordinal `first`: 512, doubled at 2**18, 2**20, ...
+
+    So the directory of a million entries fits, with a dictionary, into the suffix that opening reads; the block that a
+    lookup reads takes about 25 KB up to 262,144 entries and 50 KB up to a million.
+    """
+    return 512 << max(0, (first.bit_length() - 17) // 2)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupHead:
     """The fixed part of a group's block, at `position` in the shard.
 
-    `first` is the ordinal of its first entry, `content_size` the bytes of its contents.
+    `first` is the ordinal and `first_key` the key of its first entry, `content_size` the bytes of its contents.
     """
 
     position: int
     first: int
+    first_key: int
     content_size: int
     count: int
     flags: int
@@ -55,7 +79,7 @@ class GroupHead:
     @property
     def size(self) -> int:
         """Bytes of the whole block, contents excluded."""
-        return HEAD_SIZE + self.stored_size
+        return HEAD_SIZE + self.stored_size + PROOF * self.count
 
     @property
     def contents(self) -> tuple[int, int]:
@@ -70,12 +94,31 @@ class GroupHead:
         return self.position + self.size + (0 if self.flags & AFTER else self.content_size)
 
 
-def encode_group(position: int, first: int, content_size: int, body: bytes, *, count: int, flags: int = 0) -> bytes:
-    """The block of a group whose body was made by `columns.encode_body`."""
-    stored = pack_block(body)
-    fields = (position, first, content_size, count, flags, len(body), len(stored), crc32(stored), 0)
-    head = _BLOCK.pack(MAGIC, *fields)
-    return b"".join((head, crc32(head).to_bytes(4, "little"), stored))
+@dataclass(frozen=True, slots=True)
+class GroupBody:
+    """What a group's block says of its `count` entries: the columns' bytes (`columns.encode_body`) and the proofs.
+
+    `proofs` is all SHA-256, then all CRC32.
+    """
+
+    count: int
+    first_key: int
+    columns: bytes
+    proofs: bytes
+
+
+def key_of(uid: bytes) -> int:
+    """The key a uid is sorted by: the first 8 bytes of its SHA-256 as a big-endian number."""
+    return int.from_bytes(digest(uid)[:8], "big")
+
+
+def encode_group(position: int, first: int, content_size: int, body: GroupBody, *, flags: int = 0) -> bytes:
+    """The block of a group."""
+    stored = pack_block(body.columns)
+    rest = stored + body.proofs
+    fields = (position, first, body.first_key, content_size, body.count, flags, len(body.columns), len(stored))
+    head = _BLOCK.pack(MAGIC, *fields, crc32(rest))
+    return b"".join((head, crc32(head).to_bytes(4, "little"), rest))
 
 
 def parse_group_head(data: bytes, position: int) -> GroupHead:
@@ -88,15 +131,15 @@ def parse_group_head(data: bytes, position: int) -> GroupHead:
         raise FormatError(f"no group of entries begins at byte {position}", todo=RESTORE)
     if crc32(data[: _BLOCK.size]) != int.from_bytes(data[_BLOCK.size : HEAD_SIZE], "little"):
         raise FormatError(f"the checksum of the group at byte {position} does not match", todo=RESTORE)
-    _, stated, *fields, _ = _BLOCK.unpack_from(data)
+    _, stated, *fields = _BLOCK.unpack_from(data)
     head = GroupHead(stated, *fields)
     possible = (
         stated == position >= HEADER_SIZE
-        and 1 <= head.count <= GROUP_ENTRIES
+        and 1 <= head.count <= MAX_GROUP_ENTRIES
         and head.first + head.count <= MAX_ENTRIES
         and head.stored_size <= head.raw_size <= MAX_BLOCK
         and position < MAX_SIZE > head.content_size
-        and (head.flags & AFTER or head.content_size <= GROUP_ENTRIES * MAX_INLINE)
+        and (head.flags & AFTER or head.content_size <= MAX_GROUP_CONTENTS)
         and head.flags in (0, AFTER)
         and (not head.flags or head.count == 1)
     )
@@ -105,31 +148,185 @@ def parse_group_head(data: bytes, position: int) -> GroupHead:
     return head
 
 
-def parse_group_body(head: GroupHead, stored: bytes) -> Body:
-    """The columns of a group, from the bytes that follow its head.
+class Group:
+    """A parsed group. Rows are made to entries one at a time, on demand.
 
     Raises:
-        FormatError: damaged, or in contradiction to its head.
+        FormatError: damaged, or with values that can't be.
     """
-    where = {"group": head.position}
-    if len(stored) != head.stored_size or crc32(stored) != head.body_crc:
-        raise FormatError("the checksum of a group's columns does not match", todo=RESTORE, **where)
-    body = Body(unpack_block(stored, head.raw_size), 0)
-    if body.count != head.count:
-        raise FormatError(f"a group of {head.count} entries has columns of {body.count}", todo=RESTORE, **where)
-    return body
+
+    __slots__ = ("_hints", "_offsets", "_proofs", "_shift", "body", "head", "memory", "shares")
+
+    def __init__(self, head: GroupHead, rest: bytes) -> None:
+        if len(rest) != head.size - HEAD_SIZE or crc32(rest) != head.body_crc:
+            raise FormatError("the checksum of a group does not match", todo=RESTORE, group=head.position)
+        self.head = head
+        self.body = Body(unpack_block(rest[: head.stored_size], head.raw_size), 0)
+        if self.body.count != head.count:
+            raise FormatError("a group contradicts its own count", todo=RESTORE, group=head.position)
+        self._proofs = rest[head.stored_size :]
+        self._offsets, self.shares = _offsets(head, self.body)
+        self._hints: memoryview | None = None
+        self._shift = 0
+        self.memory = head.raw_size + len(self._proofs) + 10 * head.count + 4096
+
+    @classmethod
+    def parse(cls, data: bytes, position: int) -> Group:
+        """A whole block, found at `position`.
+
+        Raises:
+            FormatError: damaged, or with values that can't be.
+        """
+        return cls(parse_group_head(data[:HEAD_SIZE], position), data[HEAD_SIZE:])
+
+    def __len__(self) -> int:
+        return self.head.count
+
+    def find(self, key: int, uid: bytes) -> list[int]:
+        """The rows of `uid`, whose key is `key`.
+
+        Raises:
+            FormatError: the group is not sorted.
+        """
+        hints = self._hints
+        if hints is None:
+            keys = self.keys()
+            self._shift = max(0, (int(keys[-1]) - self.head.first_key).bit_length() - 16)
+            hints = ((keys - keys[0]) >> np.uint64(self._shift)).astype(np.uint16).data
+            self._hints = hints
+        hint = (key - self.head.first_key) >> self._shift
+        if not 0 <= hint <= 0xFFFF:
+            return []
+        begin = bisect_left(hints, hint)
+        end = bisect_right(hints, hint, begin)
+        return [row for row in range(begin, end) if self.body.uid(row) == uid]
+
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of every row, from its uid.
+
+        Raises:
+            FormatError: the first is not the group's, or they don't rise.
+        """
+        heads = b"".join([digest(uid)[:8] for uid in self.body.uids()])
+        keys = np.frombuffer(heads, ">u8").astype(np.uint64)
+        if int(keys[0]) != self.head.first_key or bool((keys[1:] < keys[:-1]).any()):
+            raise FormatError("the keys of a group are not sorted as it says", todo=RESTORE, group=self.head.position)
+        return keys
+
+    def entry(self, row: int, key: int) -> Entry:
+        """The entry of a row, whose uid has that key.
+
+        Raises:
+            FormatError: uid or attributes that are not UTF-8.
+        """
+        body, count = self.body, self.head.count
+        uid = body.uid(row)
+        _, created, size, stored, codec, parameter, flags, commit, origin, code, _ = body.row(row)
+        attributes = parse_attributes(body.attributes(code))
+        try:
+            text = uid.decode()
+        except UnicodeDecodeError as error:
+            raise FormatError("a uid is not UTF-8", todo=RESTORE, uid=uid) from error
+        at = 32 * count + 4 * row
+        return Entry(
+            text,
+            key,
+            self.head.first + row,
+            created - TIME_BIAS,
+            size,
+            stored,
+            self._offsets[row],
+            CODECS[codec],
+            int.from_bytes(self._proofs[at : at + 4], "little"),
+            self._proofs[32 * row : 32 * row + 32],
+            parameter,
+            *attributes,
+            Origin(commit, origin) if commit else None,
+            flags,
+        )
+
+    def entries(self) -> list[Entry]:
+        """All entries.
+
+        Raises:
+            FormatError: uids or attributes that are not UTF-8, or a group that is not sorted.
+        """
+        return [self.entry(row, key) for row, key in enumerate(self.keys().tolist())]
+
+    def column(self, name: str) -> NDArray[np.uint64]:
+        """All values of a column, shape (count,)."""
+        return self.body.columns[COLUMNS.index(name)].values()
+
+    def offsets(self) -> list[int]:
+        """The absolute place of every row's stored bytes; 0 where nothing is stored."""
+        return self._offsets.tolist()
+
+    def digests(self) -> bytes:
+        """The SHA-256 of every row, end to end."""
+        return self._proofs[: 32 * self.head.count]
+
+    def crcs(self) -> list[int]:
+        """The CRC32 of every row's stored bytes."""
+        crcs: list[int] = np.frombuffer(self._proofs, "<u4", self.head.count, 32 * self.head.count).tolist()
+        return crcs
 
 
-def own_offsets(head: GroupHead, body: Body) -> NDArray[np.uint64]:
-    """The absolute place of the stored bytes that each entry brings, 0 for one that shares or stores none.
+def _offsets(head: GroupHead, body: Body) -> tuple[memoryview, bool]:
+    """The place of every row's stored bytes, and whether some come with another row.
 
     Raises:
-        FormatError: the contents don't fill the group, or an entry shares a content that comes after it.
+        FormatError: a value outside its range, contents that don't fill the group, or a place that can't be.
     """
-    stored, holder = body.columns[3].values(), body.columns[10].values()
-    sizes = np.where(holder == 0, stored, np.uint64(0))
+    columns = {name: column.values() for name, column in zip(COLUMNS, body.columns, strict=True)}
+    _check_ranges(columns)
+    stored, size, place = columns["stored_size"], columns["size"], columns["place"]
     begin, end = head.contents
-    ahead = holder > np.arange(head.first, head.first + head.count, dtype=np.uint64)
-    if int(sizes.max()) > end - begin or int(sizes.sum()) != end - begin or bool(ahead.any()):
+    streamed = bool(head.flags)
+    own = place == 0
+    sizes = np.where(own, stored, np.uint64(0))
+    if int(sizes.max()) > end - begin or int(sizes.sum()) != end - begin:
         raise FormatError("the contents of a group don't fill it", todo=RESTORE, group=head.position)
-    return np.where(sizes > 0, np.uint64(begin) + np.cumsum(sizes) - sizes, np.uint64(0))
+    if streamed:
+        wrong = int(columns["codec"].max()) > Codec.ZSTD or not bool(own.all())
+    else:
+        wrong = int(size.max()) > MAX_INLINE or bool((stored > size).any())
+    offsets = np.where(sizes > 0, np.uint64(begin) + np.cumsum(sizes) - sizes, np.uint64(0))
+    shares = not bool(own.all())
+    if shares and not wrong:
+        rows = np.arange(head.count, dtype=np.uint64)
+        near = ~own & (place < ELSEWHERE)
+        far = ~own & ~near
+        holders = np.where(near, place - np.uint64(1), rows).astype(np.int64)
+        wrong = bool(
+            (near & (place > rows)).any()
+            or (far & (place - np.uint64(ELSEWHERE) < HEADER_SIZE)).any()
+            or (far & (place - np.uint64(ELSEWHERE) + stored > head.position)).any()
+            or (~own & (stored == 0)).any()
+            or (near & ~own[np.minimum(holders, head.count - 1)]).any()
+            or (near & (stored != stored[np.minimum(holders, head.count - 1)])).any()
+        )
+        if not wrong:
+            offsets = np.where(far, place - np.uint64(ELSEWHERE), offsets[holders])
+    if wrong:
+        raise FormatError("a group places a content where it can't be", todo=RESTORE, group=head.position)
+    return offsets.astype(np.uint64).data, shares
+
+
+def _check_ranges(columns: dict[str, NDArray[np.uint64]]) -> None:
+    for name, least, most in _RANGES:
+        if int(columns[name].min()) < least or int(columns[name].max()) > most:
+            raise FormatError(f"an entry has an impossible {name}", todo=RESTORE)
+
+
+_RANGES = (
+    ("uid_length", 1, MAX_UID_BYTES),
+    ("created_at", MIN_TIME + TIME_BIAS, MAX_TIME + TIME_BIAS),
+    ("size", 0, MAX_SIZE),
+    ("stored_size", 0, MAX_SIZE),
+    ("codec", 0, max(Codec)),
+    ("parameter", 0, 0xFFFF),
+    ("flags", 0, 0),
+    ("origin_commit", 0, 0xFFFF_FFFF),
+    ("origin_ordinal", 0, 0xFFFF_FFFF),
+    ("place", 0, MAX_SIZE),
+)

@@ -1,7 +1,7 @@
 """The fixed parts of a `.vera` shard, byte by byte: header, section table, footer, flags, limits (docs/format-v1.md).
 
 Only structures whose place and size are constant; columns are in columns.py, what is made of them in groups.py and
-index.py. Pure.
+directory.py. Pure.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ FOOTER_SIZE = 192
 SECTION_SIZE = 48
 
 MAX_ENTRIES = 1 << 24
-MAX_PAGES = 1 << 16
-MAX_PAGE_ENTRIES = 1 << 14
+MAX_GROUPS = 1 << 16
+MAX_GROUP_ENTRIES = 1 << 14
 MAX_BLOCK = 4 << 20
-"""Largest index page, group block or directory in bytes, before and after compression."""
-MAX_SECTIONS = 64
+"""Largest group block or directory in bytes, before and after compression."""
+MAX_GROUP_CONTENTS = 20 << 20
+"""Bytes of the contents of a group, but for a streamed shard's."""
+MAX_SHARED = 1 << 20
+"""Contents, the first of a shard, that entries of later groups may share."""
+MAX_SECTIONS = 128
 MAX_SIZE = 1 << 62
 """Above any length or place in a shard; sums of two stay below 2**63."""
 MAX_METADATA = 4096
 MAX_MEDIA_TYPE = 127
-MAX_NAMES_BYTES = 1 << 30
-"""Uids and different attributes (media type with metadata) of one shard in bytes."""
 MIN_TIME = -62_135_596_800_000_000
 MAX_TIME = 253_402_300_799_999_999
 """Microseconds since 1970 of the first moment of year 1 and the last of year 9999."""
@@ -51,11 +53,12 @@ DICTIONARIES = 1 << 2
 STREAMED = 1 << 3
 
 INCOMPAT_NAMES = {ENCRYPTED: "encryption", KEYED_UIDS: "keyed uids", DICTIONARIES: "dictionaries", STREAMED: "streamed"}
-SUPPORTED = STREAMED
+SUPPORTED = STREAMED | DICTIONARIES
 """Flags that this reader understands; any other in `incompat` is refused by name."""
 
-DIRECTORY = b"PAGEDIR\0"
-SUPPORTED_SECTIONS = frozenset({DIRECTORY})
+DIRECTORY = b"GROUPDIR"
+DICTIONARY = b"DICT\0\0\0\0"
+SUPPORTED_SECTIONS = frozenset({DIRECTORY, DICTIONARY})
 REQUIRED = 1
 
 RESTORE = "Restore this object from a copy that verifies; `vera verify --deep` shows the extent of the damage."
@@ -143,8 +146,8 @@ class Footer:
     """The last 192 bytes of a shard: everything a reader must know before it reads on.
 
     Times are microseconds since 1970 UTC of the earliest and latest entry; keys those of the first and last in the
-    index; all four 0 in an empty shard. `pages_size` bytes of index pages begin at `data_end`.
-    `header_crc` is the checksum that the header ends with.
+    order of keys; all four 0 in an empty shard. The first group begins at `data_start`; the sections begin at
+    `data_end`. `header_crc` is the checksum that the header ends with.
     """
 
     shard_size: int
@@ -155,8 +158,8 @@ class Footer:
     max_key: int
     min_created_at: int
     max_created_at: int
+    data_start: int
     data_end: int
-    pages_size: int
     table_offset: int
     sections: int
     table_crc: int
@@ -194,8 +197,8 @@ class Footer:
             self.shard_size == total == end
             and self.entries <= MAX_ENTRIES
             and 1 <= self.sections <= MAX_SECTIONS
-            and HEADER_SIZE <= self.data_end <= self.data_end + self.pages_size <= self.table_offset < MAX_SIZE
-            and self.stored_bytes <= self.data_end - HEADER_SIZE
+            and HEADER_SIZE <= self.data_start <= self.data_end <= self.table_offset < MAX_SIZE
+            and self.stored_bytes <= self.data_end - self.data_start
             and self.min_key <= self.max_key
             and MIN_TIME <= self.min_created_at <= self.max_created_at <= MAX_TIME
             and (self.entries == 1 or not self.incompat & STREAMED)
@@ -228,7 +231,7 @@ def pack_sections(sections: Sequence[Section]) -> bytes:
 
 
 def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
-    """Reads the section table: rows tile the bytes between index pages and table without gap.
+    """Reads the section table: rows tile the bytes between DATA and table without gap.
 
     Raises:
         FormatError: damaged, or rows that don't tile.
@@ -237,7 +240,7 @@ def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
     if crc32(data) != footer.table_crc:
         raise FormatError("the section table's checksum does not match", todo=RESTORE)
     sections = tuple(Section(*fields) for fields in _SECTION.iter_unpack(data))
-    at = footer.data_end + footer.pages_size
+    at = footer.data_end
     for section in sections:
         if section.offset != at or section.size > section.raw_size or section.size > footer.table_offset - at:
             raise FormatError("the sections do not lie end to end", todo=RESTORE, section=tag_text(section.tag))
@@ -248,6 +251,8 @@ def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
         at += section.size
     if at != footer.table_offset:
         raise FormatError("bytes lie between the last section and the section table", todo=RESTORE)
+    if any(section.tag == DICTIONARY for section in sections) != bool(footer.incompat & DICTIONARIES):
+        raise FormatError("the flags do not say whether the shard has dictionaries", todo=RESTORE)
     return sections
 
 

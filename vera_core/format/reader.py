@@ -12,15 +12,27 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from vera_core.codec import MAX_INLINE, Stored, crc32, decode, decode_many, digest, unpack_block
+from vera_core.codec import (
+    MAX_DICTIONARY,
+    MAX_INLINE,
+    NO_DICTIONARIES,
+    Dictionaries,
+    Stored,
+    crc32,
+    decode,
+    decode_many,
+    digest,
+    unpack_block,
+)
 from vera_core.errors import FormatError, UsageError
 from vera_core.format import layout
-from vera_core.format.index import Page, check_page, key_of, parse_directory
+from vera_core.format.directory import parse_directory
+from vera_core.format.groups import Group, key_of
 from vera_core.format.layout import RESTORE, SUFFIX, Footer, Header, Section, parse_sections
-from vera_core.format.listing import Listing
 from vera_core.format.source import Naming
-from vera_core.format.stream import CHUNK, decode_stream
+from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.verify import Verified, verify
+from vera_core.model import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,14 +40,15 @@ if TYPE_CHECKING:
     from vera_core.format.source import RangeSource
     from vera_core.model import Entry
 
-_WINDOW = 4 << 20
 _BATCH_BYTES = 8 << 20
+_AHEAD = 64
+"""Groups whose blocks are asked for at once when all entries are listed."""
 
 
 class ShardReader:
     """An open shard. Make it with `ShardReader.open`.
 
-    `footer` and `directory` are what opening read; `cache_bytes` bounds the decoded index pages it keeps.
+    `footer` and `directory` are what opening read; `cache_bytes` bounds the decoded groups it keeps.
     """
 
     def __init__(self, source: RangeSource, tail: tuple[bytes, int], cache_bytes: int) -> None:
@@ -50,10 +63,11 @@ class ShardReader:
         self.sections = parse_sections(
             self.fetch(self.footer.table_offset, self.footer.sections * layout.SECTION_SIZE), self.footer
         )
-        self.directory = parse_directory(self.section(layout.DIRECTORY), self.footer)
+        self.directory = parse_directory(self._directory(), self.footer)
         self._cache_bytes = cache_bytes
         self._cached = 0
-        self._pages: OrderedDict[int, Page] = OrderedDict()
+        self._groups: OrderedDict[int, Group] = OrderedDict()
+        self._dictionaries: Dictionaries | None = None
         self._lock = threading.Lock()
         if self._tail_start == 0:
             self.header()
@@ -81,7 +95,7 @@ class ShardReader:
 
     @property
     def cached_bytes(self) -> int:
-        """Memory the kept index pages take, about."""
+        """Memory the kept groups take, about."""
         return self._cached
 
     def header(self) -> Header:
@@ -101,17 +115,28 @@ class ShardReader:
                 raise FormatError("header and footer are of different shards", todo=RESTORE)
             return header
 
-    def find(self, uid: str) -> list[Entry]:
-        """All entries of a uid, by ordinal; empty if there is none. Reads one index page, or none if it is cached.
+    def dictionaries(self) -> Dictionaries:
+        """The shard's dictionaries, read when first asked for: with no request where the suffix holds them.
 
         Raises:
-            FormatError: the page is damaged.
+            FormatError: damaged, or not numbered from 1.
+        """
+        with self._lock:
+            if self._dictionaries is None:
+                self._dictionaries = self._read_dictionaries()
+            return self._dictionaries
+
+    def find(self, uid: str) -> list[Entry]:
+        """All entries of a uid, by ordinal; empty if there is none. Reads one group's block, or none if it is cached.
+
+        Raises:
+            FormatError: the group is damaged.
         """
         name = uid.encode("utf-8", "surrogatepass")
         key = key_of(name)
         with Naming(self.source.where):
-            pages = (self._page(number) for number in self.directory.pages_of(key))
-            return [page.entry(row, key) for page in pages for row in page.find(key, name)]
+            groups = (self._group(number) for number in self.directory.groups_of(key))
+            return [group.entry(row, key) for group in groups for row in group.find(key, name)]
 
     def read(self, entry: Entry) -> bytes:
         """The content of an entry of at most `MAX_INLINE` bytes, with one request for exactly its stored bytes.
@@ -126,7 +151,7 @@ class ShardReader:
             )
         with Naming({**self.source.where, "uid": entry.uid, "entry": entry.ordinal}):
             stored = self.fetch(entry.offset, entry.stored_size)
-            return check_content(entry, stored, None)
+            return _checked(entry, stored, None, self._dictionaries_for(entry))
 
     def read_stream(self, entry: Entry) -> Iterator[bytes]:
         """The content of an entry of any size in pieces of up to 1 MiB, in constant memory.
@@ -148,7 +173,8 @@ class ShardReader:
                     yield piece
 
             held = b""
-            for piece in decode_stream(entry.codec, stored(), entry.size, entry.parameter):
+            whole = Whole(entry.codec, entry.size, entry.parameter)
+            for piece in decode_stream(whole, stored(), self._dictionaries_for(entry)):
                 if held:
                     yield held
                 hasher.update(piece)
@@ -159,18 +185,17 @@ class ShardReader:
                 yield held
 
     def entries(self) -> Iterator[Entry]:
-        """All entries by ordinal. Reads the whole index in a few requests and holds it while it runs.
+        """All entries by ordinal, which is the order of their keys. Reads all blocks, some at a time.
 
         Raises:
-            FormatError: the index is damaged.
+            FormatError: a group is damaged.
         """
         with Naming(self.source.where):
-            listing = self.listing()
-            for begin, end in listing.batches():
-                yield from listing.entries(begin, end)
+            for group in self.groups():
+                yield from group.entries()
 
     def read_all(self) -> Iterator[tuple[Entry, bytes]]:
-        """All entries with their contents by ordinal, in few large requests; decoding gives up the interpreter lock.
+        """All entries with their contents by ordinal, group by group; decoding gives up the interpreter lock.
 
         Raises:
             FormatError: as `entries` and `read`.
@@ -179,13 +204,22 @@ class ShardReader:
         if self.streamed:
             raise UsageError("the shard holds one streamed file", todo="Read it as a stream.", **self.source.where)
         with Naming(self.source.where):
-            listing = self.listing()
-            window = _Window(self)
-            for begin, end in listing.batches():
+            for number in range(len(self.directory)):
+                begin, end = self.directory.blocks[number], self.directory.ends[number]
+                cut = self.directory.sizes[number]
+                group = self.parse_group(number, self.fetch(begin, cut))
+                contents_at = begin + cut
+                contents = memoryview(self.fetch(contents_at, end - contents_at))
                 batch: list[tuple[Entry, bytes]] = []
                 size = 0
-                for entry in listing.entries(begin, end):
-                    batch.append((entry, window.take(entry.offset, entry.stored_size)))
+                for entry in group.entries():
+                    at = entry.offset - contents_at
+                    stored = (
+                        bytes(contents[at : at + entry.stored_size])
+                        if at >= 0
+                        else self.fetch(entry.offset, entry.stored_size)
+                    )
+                    batch.append((entry, stored))
                     size += entry.size
                     if size >= _BATCH_BYTES:
                         yield from self.decode_batch(batch)
@@ -193,7 +227,7 @@ class ShardReader:
                 yield from self.decode_batch(batch)
 
     def verify(self) -> Verified:
-        """Checks every byte of the shard in one sequential pass (and a second one over the index); see `verify.verify`.
+        """Checks every byte of the shard in one sequential pass; see `verify.verify`.
 
         Raises:
             FormatError: what is wrong first, with the entry where one is concerned.
@@ -209,38 +243,42 @@ class ShardReader:
         """
         contents: Sequence[bytes | None]
         try:
-            contents = decode_many(
-                [Stored(entry.codec, stored, entry.size, entry.parameter) for entry, stored in batch]
-            )
+            contents = decode_many([_stored(entry, stored) for entry, stored in batch], self.dictionaries())
         except FormatError:  # one by one, to name the one
             contents = [None] * len(batch)
         checked = []
         for (entry, stored), content in zip(batch, contents, strict=True):
             with Naming({"uid": entry.uid, "entry": entry.ordinal}):
-                checked.append((entry, check_content(entry, stored, content)))
+                checked.append((entry, _checked(entry, stored, content, self.dictionaries())))
         return checked
 
-    def listing(self) -> Listing:
-        """The whole index by ordinal."""
-        window = _Window(self)
-        places = self.directory.places
-        pages = (
-            self._parse(number, window.take(places[number], places[number + 1] - places[number]))
-            for number in range(len(self.directory))
-        )
-        return Listing(pages, self.footer.entries, streamed=self.streamed)
-
-    def section(self, tag: bytes) -> bytes:
-        """The one section of a tag, uncompressed.
+    def groups(self) -> Iterator[Group]:
+        """All groups in order, without their contents.
 
         Raises:
-            FormatError: missing, twice, too large or damaged.
+            FormatError: one is damaged, or contradicts the directory.
         """
-        found = [section for section in self.sections if section.tag == tag]
-        name = layout.tag_text(tag)
-        if len(found) != 1 or found[0].raw_size > layout.MAX_BLOCK:
-            raise FormatError(f"the shard has {len(found)} sections {name}, or one that is too large", todo=RESTORE)
-        return self._section_bytes(found[0], name)
+        places = list(zip(self.directory.blocks.tolist(), self.directory.sizes.tolist(), strict=True))
+        for begin in range(0, len(places), _AHEAD):
+            for number, data in enumerate(self.fetch_many(places[begin : begin + _AHEAD]), begin):
+                yield self.parse_group(number, data)
+
+    def parse_group(self, number: int, data: bytes) -> Group:
+        """Parses the block of a group after checking it against the directory.
+
+        Raises:
+            FormatError: damaged, or of another group.
+        """
+        directory = self.directory
+        group = Group.parse(data, directory.blocks[number])
+        head = group.head
+        stated = (head.first, head.count, head.first_key, head.content_size, bool(head.flags))
+        end, begin = directory.ends[number], directory.blocks[number]
+        content_size = begin - self.footer.data_start if self.streamed else end - begin - directory.sizes[number]
+        first, after = directory.firsts[number], directory.firsts[number + 1]
+        if stated != (first, after - first, directory.first_keys[number], content_size, self.streamed):
+            raise FormatError("a group contradicts the directory", todo=RESTORE, group=head.position)
+        return group
 
     def fetch(self, offset: int, length: int) -> bytes:
         """Exactly those bytes, from the suffix that opening read where it has them.
@@ -251,41 +289,71 @@ class ShardReader:
         if length == 0:
             return b""
         start = offset - self._tail_start
-        if start >= 0:
-            data = self._tail[start : start + length]
-        else:
-            data = self.source.read_at(offset, length)
+        data = self._tail[start : start + length] if start >= 0 else self.source.read_at(offset, length)
         if len(data) != length:
             raise FormatError(f"{length} bytes at {offset} were asked for and {len(data)} came", todo=RESTORE)
         return data
 
-    def _section_bytes(self, section: Section, name: str) -> bytes:
+    def fetch_many(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of several (offset, length), in order.
+
+        Raises:
+            FormatError: as `fetch`.
+        """
+        return [self.fetch(offset, length) for offset, length in places]
+
+    def _directory(self) -> bytes:
+        found = [section for section in self.sections if section.tag == layout.DIRECTORY]
+        if len(found) != 1 or found[0].raw_size > layout.MAX_BLOCK:
+            raise FormatError(f"the shard has {len(found)} directories, or one that is too large", todo=RESTORE)
+        return self.section_bytes(found[0])
+
+    def _read_dictionaries(self) -> Dictionaries:
+        found = [section for section in self.sections if section.tag == layout.DICTIONARY]
+        if not found:
+            return NO_DICTIONARIES
+        if [section.number for section in found] != list(range(1, len(found) + 1)):
+            raise FormatError("the dictionaries of the shard are not numbered from 1", todo=RESTORE)
+        if max(section.raw_size for section in found) > MAX_DICTIONARY:
+            raise FormatError("a dictionary of the shard is too large", todo=RESTORE)
+        return Dictionaries([self.section_bytes(section) for section in found])
+
+    def section_bytes(self, section: Section) -> bytes:
+        """A section, uncompressed; the caller bounds its raw size.
+
+        Raises:
+            FormatError: damaged.
+        """
         stored = self.fetch(section.offset, section.size)
         if crc32(stored) != section.crc:
+            name = layout.tag_text(section.tag)
             raise FormatError("the checksum of a section does not match", todo=RESTORE, section=name)
         return unpack_block(stored, section.raw_size)
 
-    def _parse(self, number: int, data: bytes) -> Page:
-        return check_page(self.directory, number, data, self.footer)
+    def _dictionaries_for(self, entry: Entry) -> Dictionaries:
+        return self.dictionaries() if entry.codec is Codec.ZSTD and entry.parameter else NO_DICTIONARIES
 
-    def _page(self, number: int) -> Page:
+    def _group(self, number: int) -> Group:
         with self._lock:
-            page = self._pages.get(number)
-            if page is not None:
-                self._pages.move_to_end(number)
-                return page
-        places = self.directory.places
-        page = self._parse(number, self.fetch(places[number], places[number + 1] - places[number]))
+            group = self._groups.get(number)
+            if group is not None:
+                self._groups.move_to_end(number)
+                return group
+        group = self.parse_group(number, self.fetch(self.directory.blocks[number], self.directory.sizes[number]))
         with self._lock:
-            if number not in self._pages:
-                self._cached += page.memory
-            self._pages[number] = page
-            while self._cached > self._cache_bytes and len(self._pages) > 1:
-                self._cached -= self._pages.popitem(last=False)[1].memory
-        return page
+            if number not in self._groups:
+                self._cached += group.memory
+            self._groups[number] = group
+            while self._cached > self._cache_bytes and len(self._groups) > 1:
+                self._cached -= self._groups.popitem(last=False)[1].memory
+        return group
 
 
-def check_content(entry: Entry, stored: bytes, content: bytes | None) -> bytes:
+def _stored(entry: Entry, stored: bytes) -> Stored:
+    return Stored(entry.codec, stored, entry.size, entry.parameter)
+
+
+def _checked(entry: Entry, stored: bytes, content: bytes | None, dictionaries: Dictionaries) -> bytes:
     """The content of an entry from its stored bytes (decoded here, if `content` is None), checked against all proofs.
 
     Raises:
@@ -294,30 +362,7 @@ def check_content(entry: Entry, stored: bytes, content: bytes | None) -> bytes:
     if crc32(stored) != entry.crc32:
         raise FormatError("the stored bytes do not match their CRC32", todo=RESTORE)
     if content is None:
-        content = decode(entry.codec, stored, entry.size, entry.parameter)
+        content = decode(_stored(entry, stored), dictionaries)
     if digest(content) != entry.sha256:
         raise FormatError("the content does not match its SHA-256", todo=RESTORE)
     return content
-
-
-class _Window:
-    """Serves ranges that mostly go forward from few large reads; others are fetched alone."""
-
-    def __init__(self, reader: ShardReader) -> None:
-        self._reader = reader
-        self._start = 0
-        self._data = b""
-
-    def take(self, offset: int, length: int) -> bytes:
-        """The bytes of a range."""
-        at = offset - self._start
-        if at >= 0 and at + length <= len(self._data):
-            return self._data[at : at + length]
-        if 0 < offset < self._start or not length:  # content shared with an entry before the window
-            return self._reader.fetch(offset, length)
-        end = (
-            self._reader.footer.data_end if offset < self._reader.footer.data_end else self._reader.footer.table_offset
-        )
-        self._start = offset
-        self._data = self._reader.fetch(offset, max(length, min(_WINDOW, end - offset)))
-        return self._data[:length]

@@ -1,33 +1,31 @@
 """Finds what can be saved of a damaged shard from DATA alone, without footer or index, and writes it to a new shard.
 
-Contents that come back match their CRC32; their SHA-256 is computed anew, so only the digest of the whole rebuilt
-shard, compared with the one in the slot log, proves that it is what was archived. Which shards are repaired, and from
-where, is decided by operations.
+Contents that come back match the SHA-256 that stands beside them; that nobody changed both is proved only by the digest
+of the whole rebuilt shard, compared with the one in the slot log. Which shards are repaired, and from where, is decided
+by operations.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from vera_core.codec import MAX_INLINE, Encoded, crc32
+from vera_core.codec import NO_DICTIONARIES, Dictionaries, crc32
+from vera_core.encoding import Encoded
 from vera_core.errors import FormatError, UsageError, VeraError
 from vera_core.format import groups, layout
-from vera_core.format.columns import TIME_BIAS, parse_attributes
-from vera_core.format.index import CODECS, check_ranges, key_of
+from vera_core.format.directory import MAX_DICTIONARY_BLOCK, parse_dictionary
+from vera_core.format.groups import Group
 from vera_core.format.source import Naming
-from vera_core.format.stream import CHUNK, decode_stream
+from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
 from vera_core.model import Entry, Origin, check_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from vera_core.format.columns import Body
     from vera_core.format.groups import GroupHead
     from vera_core.format.layout import Header
     from vera_core.format.source import RangeSource
@@ -70,9 +68,11 @@ class Salvage:
     def __init__(self, source: RangeSource) -> None:
         self._source = source
         self._total = source.read_suffix(1)[1]
-        self._offsets: dict[int, int] = {}
+        self.dictionaries = NO_DICTIONARIES
+        self.dictionary_bytes: tuple[bytes, ...] = ()
         self.losses: list[Loss] = []
         self.header: Header | None = None
+        self._data_end = self._read_data_end()
         with Naming(source.where):
             try:
                 self.header = layout.Header.parse(self._fetch(0, min(self._total, layout.HEADER_SIZE)))
@@ -80,7 +80,7 @@ class Salvage:
                 self.losses.append(Loss(error.what, 0, min(self._total, layout.HEADER_SIZE)))
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry that can be saved, by ordinal. Its content matches its CRC32; its SHA-256 is what was read."""
+        """Every entry that can be saved, by ordinal; its content matches its CRC32 and SHA-256."""
         with Naming(self._source.where):
             expected = 0
             for head in self._heads():
@@ -106,7 +106,7 @@ class Salvage:
                 crc = crc32(piece, crc)
                 yield piece
 
-        yield from decode_stream(entry.codec, stored(), entry.size, entry.parameter)
+        yield from decode_stream(Whole(entry.codec, entry.size, entry.parameter), stored(), self.dictionaries)
         if crc != entry.crc32:
             raise FormatError("the stored bytes do not match their CRC32", uid=entry.uid)
 
@@ -116,7 +116,7 @@ class Salvage:
 
     def _heads(self) -> Iterator[GroupHead]:
         """Every group in order, found anew behind damage."""
-        position = layout.HEADER_SIZE
+        position = self._read_dictionaries()
         while head := self._next_head(position):
             yield head
             position = head.end
@@ -124,6 +124,8 @@ class Salvage:
     def _next_head(self, position: int) -> GroupHead | None:
         """The group at `position`, else the first one behind it that states its own place; None at the end of DATA."""
         at = position
+        if position == self._data_end:
+            return None
         while at + groups.HEAD_SIZE <= self._total:
             window = self._fetch(at, min(_SEARCH, self._total - at))
             found = 0 if at == position and window.startswith(groups.MAGIC) else window.find(groups.MAGIC)
@@ -136,77 +138,61 @@ class Salvage:
                 if at + found > position and not head.flags:
                     self.losses.append(Loss("no group can be read here", position, at + found - position))
                 return head
-            if at == position and window.startswith(b"VPAG"):
-                return None  # the index: DATA is whole
             at += max(1, len(window) - len(groups.MAGIC) + 1)
         if position < self._total:
             self.losses.append(
-                Loss("no further group follows; this may be the index", position, self._total - position)
+                Loss("no further group follows; this may be the directory", position, self._total - position)
             )
         return None
 
     def _group(self, head: GroupHead) -> Iterator[Entry]:
-        lost = (head.contents[0], head.content_size, head.first, head.count)
         try:
-            stored = self._fetch_up_to(head.position + groups.HEAD_SIZE, head.stored_size)
-            body = groups.parse_group_body(head, stored)
-            columns = dict(zip(groups.COLUMNS, (column.values() for column in body.columns), strict=True))
-            check_ranges(columns, ("size", 0, layout.MAX_SIZE if head.flags else MAX_INLINE), ("crc32", 0, 0xFFFF_FFFF))
-            offsets = groups.own_offsets(head, body)
+            group = Group(head, self._fetch_up_to(head.position + groups.HEAD_SIZE, head.size - groups.HEAD_SIZE))
+            keys = group.keys().tolist()
         except FormatError as error:
-            self.losses.append(Loss(error.what, *lost))
+            self.losses.append(Loss(error.what, head.contents[0], head.content_size, head.first, head.count))
             return
-        for row in range(head.count):
-            ordinal = head.first + row
-            uid = body.uid(row)
+        for row, key in enumerate(keys):
+            uid = group.body.uid(row)
             try:
-                yield self._entry(
-                    head, body, {name: int(values[row]) for name, values in columns.items()}, row, offsets
-                )
+                entry = group.entry(row, key)
+                check_uid(entry.uid)
+                hasher = hashlib.sha256()
+                for piece in self.content(entry):
+                    hasher.update(piece)
+                if hasher.digest() != entry.sha256:
+                    raise FormatError("the content does not match its SHA-256")
+                yield entry
             except VeraError as error:
                 if not isinstance(error, FormatError | UsageError):
                     raise
                 name = uid.decode("utf-8", "replace")
-                self.losses.append(Loss(error.what, int(offsets[row]), 0, ordinal, 1, name))
+                self.losses.append(Loss(error.what, group.offsets()[row], 0, head.first + row, 1, name))
 
-    def _entry(
-        self, head: GroupHead, body: Body, row: dict[str, int], number: int, offsets: NDArray[np.uint64]
-    ) -> Entry:
-        """The entry of a row, once its content has been read.
+    def _read_data_end(self) -> int | None:
+        """Where DATA ends, if the footer is whole."""
+        tail, total = self._source.read_suffix(layout.FOOTER_SIZE)
+        try:
+            return layout.Footer.parse(tail, total).data_end
+        except VeraError:
+            return None
 
-        Raises:
-            FormatError: the content is damaged, or the entry that holds it is lost.
-            UsageError: the uid is none.
-        """
-        uid, ordinal = body.uid(number), head.first + number
-        offset = int(offsets[number])
-        if row["holder"]:
-            if row["holder"] - 1 not in self._offsets:
-                raise FormatError("the entry whose content this one shares is lost")
-            offset = self._offsets[row["holder"] - 1]
-        media_type, metadata = parse_attributes(body.attributes(row["attributes"]))
-        entry = Entry(
-            check_uid(uid.decode("utf-8", "surrogateescape")),
-            key_of(uid),
-            ordinal,
-            row["created_at"] - TIME_BIAS,
-            row["size"],
-            row["stored_size"],
-            offset,
-            CODECS[row["codec"]],
-            row["crc32"],
-            b"",
-            row["parameter"],
-            media_type,
-            metadata,
-            Origin(row["origin_commit"], row["origin_ordinal"]) if row["origin_commit"] else None,
-        )
-        hasher = hashlib.sha256()
-        for piece in self.content(entry):
-            hasher.update(piece)
-        if entry.stored_size:
-            self._offsets[ordinal] = offset
-        return entry._replace(sha256=hasher.digest())
+    def _read_dictionaries(self) -> int:
+        """Reads the dictionaries in front of the groups; returns where these begin."""
+        position = layout.HEADER_SIZE
+        found: list[bytes] = []
+        try:
+            while True:
+                data = self._fetch_up_to(position, MAX_DICTIONARY_BLOCK)
+                dictionary = parse_dictionary(data, len(found) + 1, position)
+                if dictionary is None:
+                    break
+                found.append(dictionary[0])
+                position += dictionary[1]
+            self.dictionaries, self.dictionary_bytes = Dictionaries(found), tuple(found)
+        except FormatError as error:
+            self.losses.append(Loss(error.what, position, 0))
+        return position
 
     def _fetch_up_to(self, offset: int, length: int) -> bytes:
         return self._fetch(offset, min(length, max(0, self._total - offset)))
@@ -243,8 +229,10 @@ def rebuild(
                 "a streamed shard is not rebuilt", todo="Save its one file with `Salvage.content`.", **source.where
             )
     assert options is not None
-    writer = ShardWriter(sink, options=options)
-    for entry in salvage.entries():
+    entries = salvage.entries()
+    first = next(entries, None)
+    writer = ShardWriter(sink, options=options, dictionaries=salvage.dictionary_bytes)
+    for entry in chain(() if first is None else (first,), entries):
         origin = entry.origin
         if entry.ordinal != writer.entries and origin is None:
             if commit is None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import zstandard
 
-from vera_core.codec import MAX_INLINE, Encoded, Policy, check_constant, crc32, decode, stream_compressor
+from vera_core.codec import MAX_INLINE, NO_DICTIONARIES, Stored, check_constant, crc32, decode
+from vera_core.encoding import Encoded, stream_compressor
 from vera_core.errors import FormatError
-from vera_core.model import Codec
-from vera_core.zstd_frame import MAX_WINDOW, FrameFeed
+from vera_core.model import Codec, Policy
+from vera_core.zstd_frame import FrameFeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+    from vera_core.codec import Dictionaries
 
 CHUNK = 1 << 20
 """Bytes that streams take and give at a time. Part of the deterministic-bytes rule: zstd sees the same pieces."""
@@ -51,21 +55,45 @@ class StreamEncoder:
         return stored
 
 
-def decode_stream(codec: Codec, pieces: Iterable[bytes], size: int, parameter: int = 0) -> Iterator[bytes]:
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    """The file in pieces of exactly `CHUNK` bytes, the last shorter, however its reads come."""
+    while True:
+        parts = []
+        need = CHUNK
+        while need and (part := file.read(need)):
+            parts.append(part)
+            need -= len(part)
+        if piece := b"".join(parts):
+            yield piece
+        if need:
+            return
+
+
+class Whole(NamedTuple):
+    """What is known of a content that is decoded in pieces: its codec and parameter, and its size in bytes."""
+
+    codec: Codec
+    size: int
+    parameter: int = 0
+
+
+def decode_stream(
+    whole: Whole, stored: Iterable[bytes], dictionaries: Dictionaries = NO_DICTIONARIES
+) -> Iterator[bytes]:
     """Decodes a content of any size from its stored bytes, in pieces of at most `CHUNK` bytes, in constant memory.
 
     Raises:
         FormatError: the pieces are not exactly one encoding of `size` bytes; at the latest after the last piece.
     """
-    match codec:
-        case Codec.RAW if parameter == 0:
-            return _checked(iter(pieces), size)
+    match whole.codec:
+        case Codec.RAW if whole.parameter == 0:
+            return _checked(iter(stored), whole.size)
         case Codec.CONSTANT:
-            return _checked(_constant_pieces(pieces, size, parameter), size)
+            return _checked(_constant_pieces(stored, whole.size, whole.parameter), whole.size)
         case Codec.ZSTD:
-            return _checked(_zstd_pieces(pieces, size, parameter), size)
+            return _checked(_zstd_pieces(whole, stored, dictionaries), whole.size)
         case _:
-            return _whole(codec, pieces, size, parameter)
+            return _at_once(whole, stored)
 
 
 def _checked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
@@ -81,13 +109,13 @@ def _checked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         raise FormatError(f"a stream lacks {left} of the {size} bytes of its content")
 
 
-def _whole(codec: Codec, pieces: Iterable[bytes], size: int, parameter: int) -> Iterator[bytes]:
+def _at_once(whole: Whole, pieces: Iterable[bytes]) -> Iterator[bytes]:
     stored = b""
     for piece in pieces:
         stored += piece
         if len(stored) > MAX_INLINE:
             raise FormatError("more bytes are stored than are decoded in memory")
-    yield decode(codec, stored, size, parameter)
+    yield decode(Stored(whole.codec, stored, whole.size, whole.parameter))
 
 
 def _constant_pieces(pieces: Iterable[bytes], size: int, parameter: int) -> Iterator[bytes]:
@@ -97,15 +125,13 @@ def _constant_pieces(pieces: Iterable[bytes], size: int, parameter: int) -> Iter
         yield whole[: size - start]
 
 
-def _zstd_pieces(pieces: Iterable[bytes], size: int, parameter: int) -> Iterator[bytes]:
-    if parameter:
-        raise FormatError(f"zstd dictionary {parameter} is not in this shard")
-    feed = FrameFeed(pieces, size)
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+def _zstd_pieces(whole: Whole, pieces: Iterable[bytes], dictionaries: Dictionaries) -> Iterator[bytes]:
+    feed = FrameFeed(pieces, whole.size)
+    decompressor = dictionaries.new_decompressor(whole.parameter)
     try:
         with decompressor.stream_reader(cast("IO[bytes]", feed)) as reader:
             while piece := reader.read(CHUNK):
                 yield piece
     except zstandard.ZstdError as error:
-        raise FormatError(f"the stored bytes are no zstd encoding of {size} bytes: {error}") from error
+        raise FormatError(f"the stored bytes are no zstd encoding of {whole.size} bytes: {error}") from error
     feed.finish()

@@ -7,32 +7,45 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vera_core.codec import Stored, crc32, decode_many, digest
 from vera_core.errors import BadUidError, FormatError
-from vera_core.format import groups, layout
-from vera_core.format.columns import COMMON, TIME_BIAS
-from vera_core.format.index import CODECS, check_page
+from vera_core.format import layout
+from vera_core.format.columns import TIME_BIAS, parse_attributes
+from vera_core.format.directory import MAX_DICTIONARY_BLOCK, parse_dictionary
+from vera_core.format.groups import CODECS, ELSEWHERE
 from vera_core.format.layout import RESTORE
 from vera_core.format.source import Naming
-from vera_core.format.stream import CHUNK, decode_stream
+from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.model import check_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from vera_core.format.columns import Body
-    from vera_core.format.groups import GroupHead
-    from vera_core.format.listing import Listing
+    from vera_core.codec import Dictionaries
+    from vera_core.format.groups import Group
     from vera_core.format.reader import ShardReader
 
+_FACTS = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("size", "<u4"),
+        ("stored_size", "<u4"),
+        ("crc32", "<u4"),
+        ("parameter", "<u2"),
+        ("codec", "u1"),
+        ("digest", "V32"),
+    ]
+)
+"""What entries that share a content have in common."""
 _READ = 4 << 20
-_NUMBERS = tuple(name for name in COMMON if name != "attributes")
+_DECODED = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +63,25 @@ class Verified:
 def verify(reader: ShardReader) -> Verified:
     """Reads the shard front to back and checks everything that it states.
 
-    Header, groups, index pages, sections and footer match their checksums and each other; groups and sections lie end
-    to end, so that no byte is unaccounted for; stored ranges are disjoint or exactly shared; pages are sorted; every
-    content has the size and SHA-256 that the index states. Memory: the index (see `Listing`) and some MB.
+    Header, dictionaries, groups, sections and footer match their checksums and each other; they lie end to end, so that
+    no byte is unaccounted for; entries are sorted; every content has the size and SHA-256 that its entry states; stored
+    bytes are shared whole or not at all. Memory: a group and its contents, and 55 bytes for each content up to
+    `MAX_SHARED`.
 
     Raises:
         FormatError: the first finding.
     """
     footer = reader.footer
     reader.header()
-    listing = reader.listing()
     scan = _Scan(reader)
     scan.take(layout.HEADER_SIZE)
-    stored = _verify_stream(listing, scan) if reader.streamed else _verify_groups(reader, listing, scan)
-    if scan.position != footer.data_end:
-        raise FormatError("DATA does not end where the footer says", todo=RESTORE)
-    _verify_pages(reader, scan)
+    _verify_dictionaries(reader, scan)
+    sums, brought = _Sums(), _Brought()
+    for number in range(len(reader.directory)):
+        if reader.streamed:
+            _verify_streamed(reader, scan, sums)
+        else:
+            _verify_group(reader, scan, number, sums, brought)
     for section in reader.sections:
         crc = 0
         for start in range(0, section.size, CHUNK):
@@ -75,10 +91,15 @@ def verify(reader: ShardReader) -> Verified:
                 "the checksum of a section does not match", todo=RESTORE, section=layout.tag_text(section.tag)
             )
     scan.take(footer.shard_size - scan.position)
-    sizes, holders = listing.rows["size"], listing.rows["offset"]
-    shared = int(np.count_nonzero(holders)) - len(np.unique(holders[holders > 0]))
-    _verify_sums(reader, listing, stored)
-    return Verified(footer.shard_size, scan.sha256.digest(), len(listing), int(sizes.sum()), stored, shared)
+    sums.check(reader)
+    return Verified(
+        footer.shard_size,
+        scan.sha256.digest(),
+        footer.entries,
+        footer.content_bytes,
+        footer.stored_bytes,
+        sums.shared,
+    )
 
 
 class _Scan:
@@ -92,8 +113,20 @@ class _Scan:
         self.position = 0
         self.sha256 = hashlib.sha256()
 
+    def peek(self, length: int) -> bytes:
+        """The next `length` bytes, or all that are left, which stay the next ones."""
+        self._need(min(length, self._reader.footer.shard_size - self.position))
+        return self._data[self._at : self._at + length]
+
     def take(self, length: int) -> bytes:
         """The next `length` bytes (the caller bounds them)."""
+        self._need(length)
+        taken = self._data[self._at : self._at + length]
+        self._at += length
+        self.position += length
+        return taken
+
+    def _need(self, length: int) -> None:
         missing = length - (len(self._data) - self._at)
         if missing > 0:
             left = self._reader.footer.shard_size - self._fetched
@@ -103,34 +136,140 @@ class _Scan:
             self.sha256.update(more)
             self._fetched += len(more)
             self._data, self._at = self._data[self._at :] + more, 0
-        taken = self._data[self._at : self._at + length]
-        self._at += length
-        self.position += length
-        return taken
 
 
-def _verify_groups(reader: ShardReader, listing: Listing, scan: _Scan) -> int:
-    """Checks every group of an ordinary shard; returns the bytes of contents stored."""
-    first = stored = 0
-    while scan.position < reader.footer.data_end:
-        head, body = _take_group(scan, first)
-        if head.flags or first + head.count > len(listing):
-            raise FormatError("DATA holds more entries than the index", todo=RESTORE, group=head.position)
-        _check_rows(listing, head, body)
-        brings = np.flatnonzero(body.columns[10].values() == 0) + head.first
-        _check_contents(reader, listing, brings, scan)
-        first += head.count
-        stored += head.content_size
-    if first != len(listing):
-        raise FormatError(f"DATA holds {first} of the index's {len(listing)} entries", todo=RESTORE)
-    return stored
+@dataclass(slots=True)
+class _Sums:
+    """What the footer must say, and the last (key, uid) so far; times are biased."""
+
+    content_bytes: int = 0
+    shared: int = 0
+    earliest: int = (1 << 64) - 1
+    latest: int = 0
+    last: tuple[int, bytes] = (-1, b"")
+
+    def take(self, reader: ShardReader, number: int, group: Group) -> None:
+        """Adds a group, whose place in the order and whose texts are checked."""
+        keys, uids = group.keys(), group.body.uids()
+        _check_texts(uids, group.body.attribute_table())
+        if bool(reader.directory.joined[number]) != (group.head.first_key == self.last[0]):
+            raise FormatError("the directory does not say with which key a group begins", todo=RESTORE)
+        rows = [0, *(np.flatnonzero(keys[1:] == keys[:-1]) + 1).tolist()]  # others rise by their keys alone
+        for row in rows:
+            before = (int(keys[row - 1]), uids[row - 1]) if row else self.last
+            if (int(keys[row]), uids[row]) < before:
+                raise FormatError("a group is not sorted", todo=RESTORE, entry=group.head.first + row)
+        self.last = (int(keys[-1]), uids[-1])
+        self.content_bytes += int(group.column("size").sum())
+        times = group.column("created_at")
+        self.earliest, self.latest = min(self.earliest, int(times.min())), max(self.latest, int(times.max()))
+        self.shared += int(np.count_nonzero(group.column("place")))
+
+    def check(self, reader: ShardReader) -> None:
+        """Compares with the footer (its sums of entries and stored bytes were compared with the directory's)."""
+        footer = reader.footer
+        times = (self.earliest - TIME_BIAS, self.latest - TIME_BIAS) if footer.entries else (0, 0)
+        stated = (footer.content_bytes, footer.max_key, footer.min_created_at, footer.max_created_at)
+        if stated != (self.content_bytes, max(self.last[0], 0), *times):
+            raise FormatError("the footer's sums are not those of the entries", todo=RESTORE)
 
 
-def _verify_stream(listing: Listing, scan: _Scan) -> int:
-    """Checks the only file of a streamed shard; returns the bytes stored."""
-    entry = listing.entries(0, 1)[0]
-    if entry.stored_size and entry.offset != layout.HEADER_SIZE:
-        raise FormatError("a streamed file does not begin behind the header", todo=RESTORE, uid=entry.uid)
+class _Brought:
+    """What was read of the first `MAX_SHARED` contents, by the group that brought them: later groups may share them."""
+
+    def __init__(self) -> None:
+        self._groups: list[NDArray[np.void]] = []
+        self._count = 0
+
+    def take(self, reader: ShardReader, group: Group, facts: NDArray[np.void]) -> None:
+        """Checks that entries which share a content state the same as the one that brought it; remembers the others."""
+        place = group.column("place")
+        own = facts[(place == 0) & (facts["stored_size"] > 0)]
+        far = facts[place >= ELSEWHERE]
+        holders = np.searchsorted(reader.directory.ends, far["offset"], "right")
+        same = _are_same(own, facts[(place > 0) & (place < ELSEWHERE)]) and all(
+            holder < len(self._groups) and _are_same(self._groups[holder], far[holders == holder])
+            for holder in np.unique(holders).tolist()
+        )
+        if not same:
+            raise FormatError(
+                "an entry shares a content that no other brought", todo=RESTORE, group=group.head.position
+            )
+        self._groups.append(own[: layout.MAX_SHARED - self._count])
+        self._count += len(self._groups[-1])
+
+
+def _verify_dictionaries(reader: ShardReader, scan: _Scan) -> None:
+    """Checks that DATA begins with the same dictionaries as the sections hold."""
+    own = [reader.section_bytes(section) for section in reader.sections if section.tag == layout.DICTIONARY]
+    for number, dictionary in enumerate(own, 1):
+        position = scan.position
+        found = parse_dictionary(scan.peek(MAX_DICTIONARY_BLOCK), number, position)
+        if found is None or found[0] != dictionary:
+            raise FormatError(f"dictionary {number} in DATA is not that of its section", todo=RESTORE)
+        scan.take(found[1])
+    if scan.position != reader.footer.data_start:
+        raise FormatError("DATA does not begin where the footer says", todo=RESTORE)
+    reader.dictionaries()
+
+
+def _verify_group(reader: ShardReader, scan: _Scan, number: int, sums: _Sums, brought: _Brought) -> None:
+    """Checks a group of an ordinary shard, the contents that it brings, and that those it shares are what it says."""
+    group = reader.parse_group(number, scan.take(reader.directory.sizes[number]))
+    sums.take(reader, number, group)
+    facts = _facts_of(group)
+    brought.take(reader, group, facts)
+    begin, contents = scan.position, scan.take(group.head.content_size)
+    rows = np.flatnonzero(group.column("place") == 0)
+    facts = facts[rows]
+    batch: list[Stored] = []
+    for offset, size, stored, _, parameter, codec, _ in facts.tolist():
+        at = offset - begin
+        batch.append(Stored(CODECS[codec], contents[at : at + stored] if stored else b"", size, parameter))
+    bounds = np.flatnonzero(np.diff(np.cumsum(facts["size"], dtype=np.uint64) // _DECODED)) + 1
+    for first, end in pairwise([0, *bounds.tolist(), len(batch)]):
+        if first < end and not _are_right(facts[first:end], batch[first:end], reader.dictionaries()):
+            _name_wrong(reader, group, rows[first:end], batch[first:end])
+
+
+def _facts_of(group: Group) -> NDArray[np.void]:
+    facts = np.zeros(len(group), _FACTS)
+    facts["offset"] = group.offsets()
+    for name in ("size", "stored_size", "parameter", "codec"):
+        facts[name] = group.column(name)
+    facts["crc32"] = group.crcs()
+    facts["digest"] = np.frombuffer(group.digests(), "V32")
+    return facts
+
+
+def _are_same(known: NDArray[np.void], shared: NDArray[np.void]) -> bool:
+    """Whether each of `shared` is one of `known`, which lie in the order of their offsets."""
+    at = np.searchsorted(known["offset"], shared["offset"])
+    return bool((at < len(known)).all()) and known[at].tobytes() == shared.tobytes()
+
+
+def _are_right(facts: NDArray[np.void], batch: Sequence[Stored], dictionaries: Dictionaries) -> bool:
+    try:
+        contents = decode_many(batch, dictionaries)
+    except FormatError:
+        return False
+    crcs = [crc32(item.stored) for item in batch]
+    return crcs == facts["crc32"].tolist() and b"".join(map(digest, contents)) == facts["digest"].tobytes()
+
+
+def _name_wrong(reader: ShardReader, group: Group, rows: NDArray[np.int64], batch: Sequence[Stored]) -> None:
+    """Raises for the first of the batch that is wrong."""
+    keys = group.keys().tolist()
+    for row, item in zip(rows.tolist(), batch, strict=True):
+        reader.decode_batch([(group.entry(row, keys[row]), item.stored)])
+
+
+def _verify_streamed(reader: ShardReader, scan: _Scan, sums: _Sums) -> None:
+    """Checks the only file of a streamed shard, which lies before the block that describes it."""
+    directory = reader.directory
+    group = reader.parse_group(0, reader.fetch(directory.blocks[0], directory.sizes[0]))
+    sums.take(reader, 0, group)
+    entry = group.entries()[0]
     crc, hasher = 0, hashlib.sha256()
 
     def pieces() -> Iterator[bytes]:
@@ -141,113 +280,20 @@ def _verify_stream(listing: Listing, scan: _Scan) -> int:
             yield piece
 
     with Naming({"uid": entry.uid, "entry": 0}):
-        for content in decode_stream(entry.codec, pieces(), entry.size, entry.parameter):
+        for content in decode_stream(Whole(entry.codec, entry.size, entry.parameter), pieces()):
             hasher.update(content)
         if crc != entry.crc32 or hasher.digest() != entry.sha256:
             raise FormatError("the content does not match its checksums", todo=RESTORE)
-    head, body = _take_group(scan, 0)
-    if head.flags != groups.AFTER or head.count != 1 or head.content_size != entry.stored_size:
-        raise FormatError("the group of a streamed file does not describe it", todo=RESTORE)
-    _check_rows(listing, head, body)
-    return entry.stored_size
+    scan.take(directory.sizes[0])
 
 
-def _take_group(scan: _Scan, first: int) -> tuple[GroupHead, Body]:
-    position = scan.position
-    head = groups.parse_group_head(scan.take(groups.HEAD_SIZE), position)
-    if head.first != first:
-        raise FormatError(f"a group begins with entry {head.first}, not {first}", todo=RESTORE, group=position)
-    return head, groups.parse_group_body(head, scan.take(head.stored_size))
-
-
-def _check_rows(listing: Listing, head: GroupHead, body: Body) -> None:
-    """Compares a group's columns with the index's."""
-    begin, end = head.first, head.first + head.count
-    rows = listing.rows[begin:end]
-    own = groups.own_offsets(head, body)
-    columns = dict(zip(groups.COLUMNS, (column.values() for column in body.columns), strict=True))
-    shares = columns["holder"] > 0
-    holders = listing.rows[np.where(shares, columns["holder"] - np.uint64(1), 0).astype(np.int64)]
-    wrong = np.zeros(head.count, np.bool_)
-    for name in (*_NUMBERS, "crc32"):
-        wrong |= rows[name] != columns[name]
-    wrong |= rows["offset"] != np.where(shares, holders["offset"], own)
-    for name in ("size", "stored_size", "codec", "parameter", "crc32"):
-        wrong |= shares & (rows[name] != holders[name])
-    wrong |= shares & ((rows["digest"] != holders["digest"]).any(axis=1) | (rows["stored_size"] == 0))
-    wrong |= _differ(listing.uids(begin, end), body.uids())
-    wrong |= _differ(listing.attributes(begin, end), body.all_attributes())
-    if bool(wrong.any()):
-        ordinal = begin + int(np.argmax(wrong))
-        uid = listing.uids(ordinal, ordinal + 1)[0].decode("utf-8", "replace")
-        raise FormatError("DATA and index describe an entry differently", todo=RESTORE, uid=uid, entry=ordinal)
-
-
-def _differ(left: list[bytes], right: list[bytes]) -> NDArray[np.bool_]:
-    return np.array([one != other for one, other in zip(left, right, strict=True)], np.bool_)
-
-
-def _check_contents(reader: ShardReader, listing: Listing, ordinals: NDArray[np.intp], scan: _Scan) -> None:
-    """Decodes and checks the contents that entries of a group bring, some MB at a time."""
-    parts = np.cumsum(listing.rows["size"][ordinals]) // np.uint64(_READ)
-    for chosen in np.split(ordinals, np.flatnonzero(np.diff(parts)) + 1):
-        rows = listing.rows[chosen]
-        names = ("codec", "stored_size", "size", "parameter", "crc32")
-        batch, crcs = [], []
-        for codec, stored_size, size, parameter, crc in zip(*(rows[name].tolist() for name in names), strict=True):
-            batch.append(Stored(CODECS[codec], scan.take(stored_size), size, parameter))
-            crcs.append(crc)
-        if not _is_right(batch, crcs, rows["digest"].tobytes()):
-            for ordinal, item in zip(chosen.tolist(), batch, strict=True):  # to name the one
-                reader.decode_batch([(listing.entries(ordinal, ordinal + 1)[0], item.stored)])
-
-
-def _is_right(batch: list[Stored], crcs: list[int], digests: bytes) -> bool:
-    try:
-        contents = decode_many(batch)
-    except FormatError:
-        return False
-    return [crc32(item.stored) for item in batch] == crcs and b"".join(map(digest, contents)) == digests
-
-
-def _verify_pages(reader: ShardReader, scan: _Scan) -> None:
-    """Checks the order of the index: by key, uid and ordinal, over all pages."""
-    directory = reader.directory
-    last: tuple[int, bytes, int] = (-1, b"", -1)
-    for number in range(len(directory)):
-        data = scan.take(directory.places[number + 1] - directory.places[number])
-        page = check_page(directory, number, data, reader.footer)
-        with Naming({"page": number}):
-            keys, uids = page.keys(), page.body.uids()
-            ordinals = page.body.columns[10].values().tolist()
-            _check_uids(uids)
-            if bool(directory.joined[number]) != (page.first_key == last[0]):
-                raise FormatError("the directory does not say with which key a page begins", todo=RESTORE)
-            rows = [0, *(np.flatnonzero(keys[1:] == keys[:-1]) + 1).tolist()]  # others rise by their keys alone
-            for row in rows:
-                before = (int(keys[row - 1]), uids[row - 1], ordinals[row - 1]) if row else last
-                if (int(keys[row]), uids[row], ordinals[row]) <= before:
-                    raise FormatError("an index page is not sorted", todo=RESTORE, entry=ordinals[row])
-            last = (int(keys[-1]), uids[-1], ordinals[-1])
-    if reader.footer.max_key != max(last[0], 0):
-        raise FormatError("the footer's last key is not the index's", todo=RESTORE)
-
-
-def _check_uids(uids: list[bytes]) -> None:
-    """Checks that all are valid; one by one only where something is not plainly printable."""
+def _check_texts(uids: list[bytes], attributes: list[bytes]) -> None:
+    """Checks that all are valid; uids one by one only where something is not plainly printable."""
     try:
         if not b" ".join(uids).decode().isprintable():
             for uid in uids:
                 check_uid(uid.decode())
     except (BadUidError, UnicodeDecodeError) as error:
-        raise FormatError(f"the index holds a uid that can't be: {error}", todo=RESTORE) from error
-
-
-def _verify_sums(reader: ShardReader, listing: Listing, stored: int) -> None:
-    """Checks the footer's sums and bounds."""
-    footer, rows = reader.footer, listing.rows
-    times = rows["created_at"] if len(rows) else np.array([TIME_BIAS], np.uint64)
-    stated = (footer.content_bytes, footer.stored_bytes, footer.min_created_at, footer.max_created_at)
-    found = (int(rows["size"].sum()), stored, int(times.min()) - TIME_BIAS, int(times.max()) - TIME_BIAS)
-    if stated != found:
-        raise FormatError("the footer's sums are not those of the entries", todo=RESTORE)
+        raise FormatError(f"a group holds a uid that can't be: {error}", todo=RESTORE) from error
+    for text in attributes:
+        parse_attributes(text)

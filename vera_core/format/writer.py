@@ -1,38 +1,39 @@
-"""Writes one shard, front to back, in bounded memory: `append` files in any order of uids, then `finish`.
+"""Writes one shard, front to back, in bounded memory: files in the order of their keys, then `finish`.
 
-The same files in the same order with the same options, writer version and codec libraries give the same bytes: nothing
-here asks a clock, a random source or the order of a hash table. Contents come encoded (`vera_core.codec`); where the
-bytes go is the sink's business. Not safe to share between threads.
+The same files with the same options, writer version and codec libraries give the same bytes, however they come in
+batches: nothing here asks a clock, a random source or the order of a hash table. Contents come encoded
+(`vera_core.encoding`); where the bytes go is the sink's business. Not safe to share between threads.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vera_core.codec import MAX_INLINE, Encoded, Policy, crc32, digest, pack_block
+from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, crc32, digest
+from vera_core.encoding import Encoded, EncodedBatch, pack_block
 from vera_core.errors import UsageError
 from vera_core.format import layout
-from vera_core.format.columns import TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
-from vera_core.format.groups import AFTER, GROUP_BYTES, GROUP_ENTRIES, encode_group
-from vera_core.format.index import page_entries
-from vera_core.format.paging import DirectoryBuilder, common_columns, sorted_pages
-from vera_core.format.rows import ROW, Contents, Rows
-from vera_core.format.stream import CHUNK, StreamEncoder
-from vera_core.model import Erasability, check_uid
+from vera_core.format.columns import COLUMNS, TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
+from vera_core.format.directory import Place, encode_dictionary, encode_directory
+from vera_core.format.groups import AFTER, GROUP_BYTES, GroupBody, encode_group, group_entries
+from vera_core.format.sharing import Contents
+from vera_core.format.stream import StreamEncoder, pieces
+from vera_core.format.waiting import ROW, Names, Waiting
+from vera_core.model import Codec, Erasability, Policy, check_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from typing import BinaryIO
 
     from numpy.typing import NDArray
 
     from vera_core.model import Origin
 
-_RECENT = 4096
+_QUEUE = 256
 
 
 class Sink(Protocol):
@@ -47,25 +48,25 @@ class Sink(Protocol):
 class ShardOptions:
     """What a shard says of itself in its header.
 
-    `repository_id` is 16 bytes, the same for every tenant of the repository. `page_entries` fixes the entries of an
-    index page (1 to 16,384) instead of the usual rule; for tests.
+    `repository_id` is 16 bytes, the same for every tenant of the repository. `group_entries` fixes the entries of a
+    group (1 to 16,384) instead of the usual rule; for tests.
     """
 
     repository_id: bytes
     retention_class: str
     erasability: Erasability = Erasability.ERASABLE
-    page_entries: int | None = None
+    group_entries: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.repository_id) != 16:
             raise UsageError(f"a repository id has 16 bytes, not {len(self.repository_id)}")
-        if self.page_entries is not None and not 1 <= self.page_entries <= layout.MAX_PAGE_ENTRIES:
-            raise UsageError(f"an index page holds 1 to {layout.MAX_PAGE_ENTRIES} entries, not {self.page_entries}")
+        if self.group_entries is not None and not 1 <= self.group_entries <= layout.MAX_GROUP_ENTRIES:
+            raise UsageError(f"a group holds 1 to {layout.MAX_GROUP_ENTRIES} entries, not {self.group_entries}")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What was written: `size` bytes with this `sha256`; keys of the first and last entry in the index (0 if empty)."""
+    """What was written: `size` bytes with this `sha256`; keys of the first and last entry (0 if empty)."""
 
     size: int
     sha256: bytes
@@ -76,50 +77,36 @@ class ShardSummary:
     max_key: int
 
 
-class _Pending(NamedTuple):
-    """An entry that waits for its group."""
-
-    uid: bytes
-    created_at: int
-    encoded: Encoded
-    attributes: int
-    origin: Origin | None
-
-
 class ShardWriter:
-    """Writes one shard to `sink`. Holds about 115 bytes an entry, its uid, and up to one group of contents.
+    """Writes one shard to `sink`. Holds one group and its contents (some MiB) and 80 bytes for each of a million files.
 
     Raises:
         UsageError: impossible options, or a call out of order; anything the sink raises.
     """
 
-    def __init__(self, sink: Sink, *, options: ShardOptions) -> None:
+    def __init__(self, sink: Sink, *, options: ShardOptions, dictionaries: Sequence[bytes] = ()) -> None:
+        if len(dictionaries) > MAX_DICTIONARIES or any(len(data) > MAX_DICTIONARY for data in dictionaries):
+            raise UsageError(f"a shard holds {MAX_DICTIONARIES} dictionaries of {MAX_DICTIONARY} bytes at most")
         self._sink = sink
         self._options = options
+        self._dictionaries = dictionaries
         self._sha256 = hashlib.sha256()
         self._position = 0
-        self._rows = Rows()
+        self._queue: list[tuple[str, int, Encoded, tuple[str, Metadata], Origin | None]] = []
+        self._waiting = Waiting(np.zeros(0, ROW), [], [], b"")
+        self._last = (-1, b"")
         self._contents = Contents()
-        self._uids = bytearray()
-        self._pending: list[_Pending] = []
-        self._pending_bytes = 0
-        self._attributes: list[bytes] = []
-        self._attribute_codes: dict[tuple[str, Metadata], int] = {}
-        self._attribute_bytes = 0
-        self._stored_bytes = 0
+        self._places: list[Place] = []
+        self._totals = _Totals()
         self._header: bytes | None = None
+        self._data_start = 0
         self._streamed = False
         self._closed = False
 
     @property
     def entries(self) -> int:
         """Entries appended so far."""
-        return self._rows.count + len(self._pending)
-
-    @property
-    def size(self) -> int:
-        """Bytes written and waiting so far: what the shard will have at least, its index not counted."""
-        return self._position + self._pending_bytes
+        return self._totals.entries + len(self._waiting.rows) + len(self._queue)
 
     def append(
         self,
@@ -137,22 +124,33 @@ class ShardWriter:
 
         Raises:
             BadUidError: the uid is none.
-            UsageError: content too large, time out of range, bad metadata, shard full or finished.
+            UsageError: the uid's key is before the last one's; content too large, time out of range, bad metadata,
+                shard full or finished.
         """
-        if self._closed or self._streamed:
-            raise UsageError("the shard is finished or holds a streamed file; nothing can be added to it", uid=uid)
-        name = check_uid(uid).encode()
-        if not layout.MIN_TIME <= created_at <= layout.MAX_TIME:
-            raise UsageError(f"{created_at} microseconds since 1970 is outside year 1 to 9999", uid=uid)
-        if len(encoded.stored) > encoded.size or encoded.size > MAX_INLINE:
-            raise UsageError(f"a content of {encoded.size} bytes can't be stored inline", todo="Stream it.", uid=uid)
         ordinal = self.entries
-        if ordinal >= layout.MAX_ENTRIES or len(self._uids) + self._attribute_bytes > layout.MAX_NAMES_BYTES:
-            raise UsageError(f"the shard is full with {ordinal} entries", todo="Begin another one.", uid=uid)
-        self._pending.append(_Pending(name, created_at, encoded, self._attribute_code(media_type, metadata), origin))
-        self._pending_bytes += len(encoded.stored)
-        if len(self._pending) >= GROUP_ENTRIES or self._pending_bytes >= GROUP_BYTES:
-            self._flush()
+        names = Names((uid,), (created_at,), ((media_type, metadata),), (origin,))
+        self._last = self._check(names, EncodedBatch.of((encoded,)))[1]
+        self._queue.append((uid, created_at, encoded, (media_type, metadata), origin))
+        if len(self._queue) >= _QUEUE or len(encoded.stored) >= GROUP_BYTES >> 4:
+            self._drain()
+        return ordinal
+
+    def append_batch(self, names: Names, batch: EncodedBatch) -> int:
+        """Adds files; returns the ordinal of the first.
+
+        Nothing was added when it raises, and the writer goes on.
+
+        Raises:
+            BadUidError, UsageError: as `append`.
+        """
+        ordinal = self.entries
+        if not len(batch):
+            return ordinal
+        waiting, last = self._check(names, batch)
+        self._drain()
+        self._last = last
+        self._waiting = self._waiting.joined(waiting)
+        self._flush_full()
         return ordinal
 
     def append_stream(
@@ -175,58 +173,64 @@ class ShardWriter:
             BadUidError: the uid is none.
             UsageError: `file` holds more or less than `size` bytes (the shard is of no use then), or as `append`.
         """
-        if self._closed or self._streamed or self.entries:
+        if self._closed or self._streamed or self.entries or self._dictionaries:
             raise UsageError("a streamed file needs a shard of its own", uid=uid)
         if not layout.MIN_TIME <= created_at <= layout.MAX_TIME or not 0 <= size < layout.MAX_SIZE:
             raise UsageError(f"time {created_at} or size {size} is out of range", uid=uid)
-        name, code = check_uid(uid).encode(), self._attribute_code(media_type, metadata)
+        name, attributes = check_uid(uid).encode(), encode_attributes(media_type, metadata)
         self._streamed = self._closed = True  # until all went well
         self._write_header()
-        start = self._position
         encoded = self._pump(file, size, policy, uid)
-        self._stored_bytes = self._position - start
-        rows = self._keep([_Pending(name, created_at, encoded, code, origin)])
-        rows["stored_size"], rows["offset"] = self._stored_bytes, start if self._stored_bytes else 0
-        body = self._group_body(rows, np.zeros(1, np.uint64))
-        self._emit(encode_group(self._position, 0, self._stored_bytes, body, count=1, flags=AFTER))
+        row = np.zeros(1, ROW)
+        row["key"] = int.from_bytes(digest(name)[:8], "big")
+        row["created_at"], row["size"] = created_at + TIME_BIAS, size
+        row["stored_size"] = self._position - self._data_start
+        row["crc32"], row["codec"], row["uid_length"] = encoded.crc32, encoded.codec, len(name)
+        row["digest"] = np.frombuffer(encoded.sha256, np.uint8)
+        row["origin_commit"], row["origin_ordinal"] = origin_numbers(origin)
+        self._write_group(Waiting(row, [name], [attributes], b""), np.zeros(1, np.uint64), flags=AFTER)
         self._closed = False
         return encoded
 
     def finish(self) -> ShardSummary:
-        """Writes what waits, the index and the footer. The sink is not closed.
+        """Writes what waits, the directory and the footer. The sink is not closed.
 
         Raises:
             UsageError: finished before, or a streamed file failed.
         """
         if self._closed:
             raise UsageError("the shard is finished already, or its streamed file failed")
-        self._flush()
+        self._drain()
+        while len(self._waiting.rows):
+            self._flush(self._cut() or len(self._waiting.rows))
         self._closed = True
         header = self._write_header()
         data_end = self._position
-        rows = self._rows.all()
-        directory = self._write_pages()
-        pages_size = self._position - data_end
-        section = self._write_section(layout.DIRECTORY, directory)
-        table = layout.pack_sections([section])
+        sections = [
+            self._write_section(layout.DICTIONARY, dictionary, number)
+            for number, dictionary in enumerate(self._dictionaries, 1)
+        ]
+        # The directory last: the suffix that opening reads has it, whatever the dictionaries take.
+        sections.append(self._write_section(layout.DIRECTORY, encode_directory(self._places)))
+        table = layout.pack_sections(sections)
         table_offset = self._position
         self._emit(table)
-        times = rows["created_at"] if len(rows) else np.array([TIME_BIAS], np.uint64)
+        totals = self._totals
         footer = layout.Footer(
             shard_size=self._position + layout.FOOTER_SIZE,
-            entries=len(rows),
-            content_bytes=int(rows["size"].sum()),
-            stored_bytes=self._stored_bytes,
-            min_key=int(rows["key"].min()) if len(rows) else 0,
-            max_key=int(rows["key"].max()) if len(rows) else 0,
-            min_created_at=int(times.min()) - TIME_BIAS,
-            max_created_at=int(times.max()) - TIME_BIAS,
+            entries=totals.entries,
+            content_bytes=totals.content_bytes,
+            stored_bytes=totals.stored_bytes,
+            min_key=self._places[0].first_key if self._places else 0,
+            max_key=totals.max_key,
+            min_created_at=totals.min_created_at - TIME_BIAS if totals.entries else 0,
+            max_created_at=totals.max_created_at - TIME_BIAS if totals.entries else 0,
+            data_start=self._data_start,
             data_end=data_end,
-            pages_size=pages_size,
             table_offset=table_offset,
-            sections=1,
+            sections=len(sections),
             table_crc=crc32(table),
-            incompat=layout.STREAMED if self._streamed else 0,
+            incompat=self._incompat,
             compat=0,
             repository_id=self._options.repository_id,
             header_crc=int.from_bytes(header[-4:], "little"),
@@ -242,6 +246,84 @@ class ShardWriter:
             footer.max_key,
         )
 
+    def _check(self, names: Names, batch: EncodedBatch) -> tuple[Waiting, tuple[int, bytes]]:
+        """The rows of a batch and its last (key, uid), once everything about them is right."""
+        if self._closed or self._streamed:
+            raise UsageError(
+                "the shard is finished or holds a streamed file; nothing can be added to it", uid=names.uids[0]
+            )
+        entries = self.entries + len(batch)
+        groups = len(self._places) + entries - self._totals.entries  # at most
+        if entries > layout.MAX_ENTRIES or groups > layout.MAX_GROUPS:
+            raise UsageError(f"the shard is full with {self.entries} entries", todo="Begin another one.")
+        if int(batch.facts["parameter"][batch.facts["codec"] == Codec.ZSTD].max(initial=0)) > len(self._dictionaries):
+            raise UsageError("a content was encoded with a dictionary that the shard does not have", uid=names.uids[0])
+        waiting = Waiting.of(names, batch)
+        return waiting, waiting.last(self._last)
+
+    def _drain(self) -> None:
+        """Makes rows of the queue, whose files were checked when they came."""
+        if not self._queue:
+            return
+        uids, times, encoded, attributes, origins = zip(*self._queue, strict=True)
+        self._queue = []
+        more = Waiting.of(Names(uids, times, attributes, origins), EncodedBatch.of(encoded))
+        self._waiting = self._waiting.joined(more)
+        self._flush_full()
+
+    def _flush_full(self) -> None:
+        while cut := self._cut():
+            self._flush(cut)
+
+    def _cut(self) -> int:
+        """How many of the waiting entries make a full group; 0 if there are too few."""
+        rows = self._waiting.rows
+        full = min(
+            self._options.group_entries or group_entries(self._totals.entries),
+            int(np.searchsorted(np.cumsum(rows["stored_size"]), GROUP_BYTES)) + 1,
+            int(np.searchsorted(np.cumsum(self._waiting.names_size()), GROUP_BYTES)) + 1,
+        )
+        return full if full <= len(rows) else 0
+
+    def _flush(self, count: int) -> None:
+        """Writes the first `count` waiting entries as a group."""
+        self._closed = True  # for good, if the sink fails
+        self._write_header()
+        group, self._waiting = self._waiting.split(count)
+        sizes = group.rows["stored_size"].copy()
+        place = self._contents.share(group.rows)
+        own = np.flatnonzero((place == 0) & (sizes > 0))
+        begin = self._write_group(group, place)
+        self._contents.add(group.rows[own], begin)
+        self._emit(group.contents_of(own, sizes))
+        self._closed = False
+
+    def _write_group(self, group: Waiting, place: NDArray[np.uint64], *, flags: int = 0) -> int:
+        """Writes the block of a group; returns where it ends."""
+        rows = group.rows
+        table: dict[bytes, int] = {}
+        codes = np.array([table.setdefault(text, len(table)) for text in group.attributes], np.uint64)
+        own = {"flags": np.zeros(len(rows), np.uint64), "attributes": codes, "place": place}
+        columns = [own[name] if name in own else rows[name].astype(np.uint64) for name in COLUMNS]
+        content_size = int(rows["stored_size"][place == 0].sum())
+        totals = self._totals
+        body = GroupBody(
+            len(rows),
+            int(rows["key"][0]),
+            encode_body(columns, list(table), b"".join(group.uids)),
+            rows["digest"].tobytes() + rows["crc32"].tobytes(),
+        )
+        block = encode_group(self._position, totals.entries, content_size, body, flags=flags)
+        joined = int(bool(self._places) and totals.max_key == body.first_key)
+        self._places.append(Place(body.first_key, joined, len(rows), len(block), content_size))
+        totals.add(rows, content_size)
+        self._emit(block)
+        return self._position
+
+    @property
+    def _incompat(self) -> int:
+        return (layout.STREAMED if self._streamed else 0) | (layout.DICTIONARIES if self._dictionaries else 0)
+
     def _emit(self, data: bytes) -> None:
         self._sink.write(data)
         self._sha256.update(data)
@@ -250,32 +332,29 @@ class ShardWriter:
     def _write_header(self) -> bytes:
         if self._header is None:
             options = self._options
-            incompat = layout.STREAMED if self._streamed else 0
-            header = layout.Header(options.repository_id, options.retention_class, options.erasability, incompat)
+            header = layout.Header(options.repository_id, options.retention_class, options.erasability, self._incompat)
             self._header = header.pack()
             self._emit(self._header)
+            for number, dictionary in enumerate(self._dictionaries, 1):
+                self._emit(encode_dictionary(dictionary, number, self._position))
+            self._data_start = self._position
         return self._header
 
-    def _attribute_code(self, media_type: str, metadata: Metadata) -> int:
-        code = self._attribute_codes.get((media_type, metadata))
-        if code is None:
-            data = encode_attributes(media_type, metadata)
-            if len(self._attribute_codes) >= _RECENT:  # distinct metadata everywhere: don't keep a table of it
-                self._attribute_codes.clear()
-            code = self._attribute_codes[media_type, metadata] = len(self._attributes)
-            self._attributes.append(data)
-            self._attribute_bytes += len(data)
-        return code
+    def _write_section(self, tag: bytes, raw: bytes, number: int = 0) -> layout.Section:
+        stored = pack_block(raw)
+        section = layout.Section(tag, layout.REQUIRED, crc32(stored), self._position, len(stored), len(raw), number)
+        self._emit(stored)
+        return section
 
     def _pump(self, file: BinaryIO, size: int, policy: Policy, uid: str) -> Encoded:
         """Writes the encoded content of `file`."""
-        pieces = _pieces(file)
-        first = next(pieces, b"")
+        coming = pieces(file)
+        first = next(coming, b"")
         encoder = StreamEncoder(first, size, policy)
         piece: bytes | None = first
         while piece and encoder.size + len(piece) <= size:
             self._emit(encoder.feed(piece))
-            piece = next(pieces, None)
+            piece = next(coming, None)
         if piece or encoder.size != size:
             raise UsageError(
                 f"the file holds {'more than ' if piece else 'only '}{size if piece else encoder.size} of {size} bytes",
@@ -286,109 +365,23 @@ class ShardWriter:
         self._emit(last)
         return encoded
 
-    def _flush(self) -> None:
-        """Writes the waiting entries as a group."""
-        if not self._pending:
-            return
-        self._closed = True  # for good, if the sink fails
-        self._write_header()
-        pending, self._pending, self._pending_bytes = self._pending, [], 0
-        first = self._rows.count
-        rows = self._keep(pending)
-        holders = self._find_holders(rows, first)
-        shared = np.flatnonzero(holders >= 0)
-        everything = self._rows.all()
-        for name in ("codec", "parameter", "stored_size", "crc32"):
-            rows[name][shared] = everything[name][holders[shared]]
-        own = (holders < 0) & (rows["stored_size"] > 0)
-        sizes = np.where(own, rows["stored_size"], 0)
-        content_size = int(sizes.sum())
-        body = self._group_body(rows, (holders + 1).astype(np.uint64))
-        block = encode_group(self._position, first, content_size, body, count=len(rows))
-        rows["offset"] = np.where(own, self._position + len(block) + np.cumsum(sizes) - sizes, 0)
-        rows["offset"][shared] = everything["offset"][holders[shared]]
-        self._contents.add(_prefixes(rows)[own], (np.flatnonzero(own) + first).astype(np.uint32))
-        self._emit(
-            b"".join(
-                [block, *(entry.encoded.stored for entry, mine in zip(pending, own.tolist(), strict=True) if mine)]
-            )
-        )
-        self._stored_bytes += content_size
-        self._closed = False
 
-    def _keep(self, pending: list[_Pending]) -> NDArray[np.void]:
-        """Makes rows of entries and remembers them; returns the remembered rows, their places still 0."""
-        uids = [entry.uid for entry in pending]
-        encoded = [entry.encoded for entry in pending]
-        origins = [origin_numbers(entry.origin) for entry in pending]
-        rows = np.zeros(len(pending), ROW)
-        rows["key"] = np.frombuffer(b"".join([digest(uid)[:8] for uid in uids]), ">u8")
-        rows["uid_length"] = [len(uid) for uid in uids]
-        rows["created_at"] = [entry.created_at + TIME_BIAS for entry in pending]
-        rows["attributes"] = [entry.attributes for entry in pending]
-        rows["origin_commit"], rows["origin_ordinal"] = zip(*origins, strict=True)
-        rows["codec"] = [item.codec for item in encoded]
-        rows["parameter"] = [item.parameter for item in encoded]
-        rows["size"] = [item.size for item in encoded]
-        rows["stored_size"] = [len(item.stored) for item in encoded]
-        rows["crc32"] = [item.crc32 for item in encoded]
-        rows["digest"] = np.frombuffer(b"".join([item.sha256 for item in encoded]), np.uint8).reshape(-1, 32)
-        first = self._rows.count
-        self._rows.extend(rows)
-        self._uids += b"".join(uids)
-        return self._rows.all()[first:]
+@dataclass(slots=True)
+class _Totals:
+    """The footer's sums over all groups so far; times are biased."""
 
-    def _find_holders(self, rows: NDArray[np.void], first: int) -> NDArray[np.int64]:
-        """The ordinal of the entry that holds each row's content already, -1 where the row brings it (or nothing)."""
-        stores = rows["stored_size"] > 0
-        holders = np.where(stores, self._contents.find(_prefixes(rows)), -1)
-        candidates = np.flatnonzero(holders >= 0)
-        known = self._rows.all()["digest"][holders[candidates]]
-        holders[candidates[(known != rows["digest"][candidates]).any(axis=1)]] = -1
-        seen: dict[bytes, int] = {}
-        digests = rows["digest"].tobytes()
-        for row in np.flatnonzero(stores & (holders < 0)).tolist():
-            holder = seen.setdefault(digests[32 * row : 32 * row + 32], first + row)
-            if holder != first + row:
-                holders[row] = holder
-        return holders
+    entries: int = 0
+    content_bytes: int = 0
+    stored_bytes: int = 0
+    max_key: int = 0
+    min_created_at: int = (1 << 64) - 1
+    max_created_at: int = 0
 
-    def _group_body(self, rows: NDArray[np.void], holders: NDArray[np.uint64]) -> bytes:
-        """The columns of the rows that were kept last."""
-        columns, attributes = common_columns(rows, self._attributes)
-        uids = bytes(self._uids[len(self._uids) - int(rows["uid_length"].sum()) :])
-        return encode_body([*columns, holders, rows["crc32"].astype(np.uint64)], attributes, uids)
-
-    def _write_pages(self) -> bytes:
-        """Writes the index pages; returns the directory."""
-        directory = DirectoryBuilder()
-        limit = self._options.page_entries or page_entries(self._rows.count)
-        for page, first, last, count in sorted_pages(self._rows.all(), self._uids, self._attributes, limit):
-            self._emit(page)
-            directory.add(page, first, last, count)
-        return directory.encode()
-
-    def _write_section(self, tag: bytes, raw: bytes) -> layout.Section:
-        stored = pack_block(raw)
-        section = layout.Section(tag, layout.REQUIRED, crc32(stored), self._position, len(stored), len(raw))
-        self._emit(stored)
-        return section
-
-
-def _prefixes(rows: NDArray[np.void]) -> NDArray[np.uint64]:
-    """The first 8 bytes of each digest as a number."""
-    return np.ascontiguousarray(rows["digest"][:, :8]).view("<u8").reshape(-1)
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """The file in pieces of exactly `CHUNK` bytes, the last shorter, however its reads come."""
-    while True:
-        parts = []
-        need = CHUNK
-        while need and (part := file.read(need)):
-            parts.append(part)
-            need -= len(part)
-        if piece := b"".join(parts):
-            yield piece
-        if need:
-            return
+    def add(self, rows: NDArray[np.void], content_size: int) -> None:
+        """Adds a group."""
+        self.entries += len(rows)
+        self.content_bytes += int(rows["size"].sum())
+        self.stored_bytes += content_size
+        self.max_key = int(rows["key"][-1])
+        self.min_created_at = min(self.min_created_at, int(rows["created_at"].min()))
+        self.max_created_at = max(self.max_created_at, int(rows["created_at"].max()))

@@ -1,4 +1,4 @@
-"""From rows to shard files: load and encode in threads, append in order, verify (docs/protocol.md, Pack 3).
+"""From loaded rows to shard files: judge, append in order, verify (docs/protocol.md, Pack 3).
 
 A part is a run of rows of one slot and retention class that fits one shard. Nothing here talks to the slot log or
 uploads anything; what is built lies in the spool and can be thrown away.
@@ -11,34 +11,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vera_core.errors import IntegrityError, UsageError
-from vera_core.format import ShardWriter
+from vera_core.format import Names, ShardWriter
 from vera_core.operations.commit import LocalShard
+from vera_core.operations.judge import EQUAL, UNREAD
 from vera_core.slots import FILTER_ENTRIES
-from vera_core.source.base import BigContent, Unreadable
+from vera_core.source.base import BigContent
 from vera_core.source.rows import RejectReason
-from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Iterable
 
-    from vera_core.codec import Encoded, Policy
+    from vera_core.encoding import Trained
     from vera_core.format import ShardOptions, ShardSummary
+    from vera_core.format.writer import Sink
+    from vera_core.model import Policy
     from vera_core.operations.inspector import Inspect
-    from vera_core.operations.load import LoadedRow
-
-_UNREAD = (OSError, MissingObjectError)
-"""What reading a source's big file raises where the file is the cause: packing goes on without it."""
-EQUAL = "equal"
-"""What a judge says of a row whose uid's latest version is the same in every archived fact."""
+    from vera_core.operations.judge import Judge
+    from vera_core.operations.load import Loaded
+    from vera_core.source.rows import RowBatch
 
 
 @dataclass(frozen=True, slots=True)
 class BuildLimits:
-    """Where a part ends: stored bytes and rows (never between two rows of one uid); how big files are compressed."""
+    """Where a part ends: stored bytes (never between two rows of one uid); how big files are compressed."""
 
     shard_bytes: int
-    part_rows: int
     policy: Policy
 
 
@@ -74,55 +74,29 @@ class BuiltPart:
         return sum(end - first for ranges in self.rejects.values() for first, end in ranges)
 
 
-class RowFeed:
-    """Loaded rows with one row of look-ahead, so that a part can end before a row that the next part begins with."""
-
-    __slots__ = ("_next", "_rows")
-
-    def __init__(self, rows: Generator[LoadedRow[Encoded]]) -> None:
-        self._rows = rows
-        self._next = next(rows, None)
-
-    def close(self) -> None:
-        """Ends the loading threads."""
-        self._rows.close()
-
-    def peek(self) -> LoadedRow[Encoded] | None:
-        """The next row, None at the end."""
-        return self._next
-
-    def take(self) -> LoadedRow[Encoded]:
-        """Removes and returns the next row."""
-        taken = self._next
-        assert taken is not None
-        self._next = next(self._rows, None)
-        return taken
-
-
 def build_part(
-    feed: RowFeed,
+    feed: Iterable[Loaded],
+    rows: tuple[int, int],
     *,
     options: ShardOptions,
     limits: BuildLimits,
     spool: Path,
-    judge: Callable[[LoadedRow[Encoded]], str | None],
+    judge: Judge,
 ) -> BuiltPart:
-    """Builds the next part from `feed`, which must not be at its end.
-
-    `judge` says what keeps a loaded row out: None (archive it), "equal", or the reason of a reject.
+    """Builds the next part of rows [first, end), which `feed` gives loaded; it may end before `end`.
 
     The shard is finished and not yet verified: see `verify_built`.
     """
-    head = feed.peek()
-    assert head is not None
-    part = BuiltPart(head.number, head.number)
+    part = BuiltPart(rows[0], rows[0])
     handle = tempfile.NamedTemporaryFile(dir=spool, prefix="part-", suffix=".vera", delete=False)  # noqa: SIM115
     path = Path(handle.name)
     try:
         with handle:
-            writer = ShardWriter(handle, options=options)
-            _fill(part, feed, writer, limits=limits, judge=judge)
-            summary = writer.finish() if part.archived else None
+            filling = _Filling(part, handle, options, limits)
+            for loaded in feed:
+                if filling.take(loaded.head(rows[1] - part.end), judge) or part.end == rows[1]:
+                    break
+            summary = filling.finish()
         if summary is not None:
             part.local = LocalShard(path, summary.sha256, summary.size)
             part.summary = summary
@@ -134,77 +108,141 @@ def build_part(
     return part
 
 
-def _fill(
-    part: BuiltPart,
-    feed: RowFeed,
-    writer: ShardWriter,
-    *,
-    limits: BuildLimits,
-    judge: Callable[[LoadedRow[Encoded]], str | None],
-) -> None:
-    last: tuple[str, bytes, int, str, object] | None = None
-    last_uid: str | None = None
-    while (head := feed.peek()) is not None:
-        row = head.row
-        big = isinstance(head.outcome, BigContent)
-        full = writer.size >= limits.shard_bytes or part.end - part.first >= limits.part_rows
-        # A uid is not split, so that its rows are compared with each other; a big file always has a shard of its own.
-        # Parts without any archived row end too: the ranges of their rejects must fit a log record.
-        if (part.archived and big) or (full and row.uid != last_uid):
+@dataclass(slots=True)
+class _Filling:
+    """A part and its shard while they are filled."""
+
+    part: BuiltPart
+    sink: Sink
+    options: ShardOptions
+    limits: BuildLimits
+    writer: ShardWriter | None = None
+    trained: Trained | None = None
+    stored_bytes: int = 0
+    last: tuple[object, ...] = ()
+    """The facts of the row archived last."""
+    last_uid: str = ""
+
+    def take(self, loaded: Loaded, judge: Judge) -> bool:
+        """Takes rows into the part; True once it is full."""
+        if self.trained is None:
+            self.trained = loaded.trained
+        verdicts = judge.verdicts(loaded)
+        self._find_repeats(loaded, verdicts)
+        end = self._full(loaded, verdicts)
+        bigs = sorted(place for place, item in loaded.special.items() if isinstance(item, BigContent))
+        begin = 0
+        for place in bigs:
+            if place >= end:
+                break
+            self._append(loaded, verdicts, (begin, place))
+            begin = place
+            if place in verdicts:
+                continue  # counted with the rows behind it
+            # A big file always has a shard of its own.
+            if self.part.archived:
+                return True
+            begin = place + 1
+            self.part.end = loaded.rows.first + begin
+            self._append_big(loaded, place)
+            return True
+        self._append(loaded, verdicts, (begin, end))
+        return end < len(loaded)
+
+    def finish(self) -> ShardSummary | None:
+        """Finishes the shard; None if nothing was archived."""
+        return self.writer.finish() if self.writer is not None and self.part.archived else None
+
+    def _full(self, loaded: Loaded, verdicts: dict[int, str]) -> int:
+        """Where the part reaches its bytes: never between two rows of one uid, so that they are compared."""
+        stored = loaded.encoded.facts["stored_size"].astype(np.int64)
+        stored[list(verdicts)] = 0
+        before = self.stored_bytes + np.cumsum(stored) - stored
+        place = int(np.searchsorted(before, self.limits.shard_bytes))
+        uids = loaded.rows.uids
+        while place < len(loaded) and uids[place] == (uids[place - 1] if place else self.last_uid):
+            place += 1
+        return place
+
+    def _find_repeats(self, loaded: Loaded, verdicts: dict[int, str]) -> None:
+        """Adds the rows that say what the row archived before them says."""
+        rows, digests = loaded.rows, loaded.encoded.facts["digest"]
+        keys = np.array(rows.keys, np.uint64)
+        last = len(loaded) - 1
+        if rows.uids[0] == self.last_uid or bool((keys[1:] == keys[:-1]).any()):
+            for place in range(len(loaded)):
+                if place not in verdicts and place not in loaded.special:
+                    facts = _facts(rows, place, digests[place].tobytes())
+                    if facts == self.last:
+                        verdicts[place] = EQUAL
+                    self.last = facts
+        elif last not in verdicts and last not in loaded.special:
+            self.last = _facts(rows, last, digests[last].tobytes())
+
+    def _append(self, loaded: Loaded, verdicts: dict[int, str], span: tuple[int, int]) -> None:
+        """Appends the rows [begin, end) of `loaded` that no verdict keeps out, and notes what became of the others."""
+        begin, end = span
+        if begin == end:
             return
-        feed.take()
-        part.end = head.number + 1
-        last_uid = row.uid
-        if isinstance(head.outcome, Unreadable):
-            part.reject(head.number, head.outcome.reason)
-            continue
-        verdict = _judged(judge, head)
-        if verdict is not None and verdict != EQUAL:
-            part.reject(head.number, verdict)
-            continue
-        if isinstance(head.outcome, BigContent):
-            if verdict == EQUAL:
+        part, rows = self.part, loaded.rows
+        chosen = np.zeros(len(loaded), np.bool_)
+        chosen[begin:end] = True
+        for place in sorted(place for place in verdicts if begin <= place < end):
+            chosen[place] = False
+            if verdicts[place] == EQUAL:
                 part.equal += 1
-                continue
-            _append_big(part, writer, head, head.outcome, limits.policy)
-            return
-        facts = (row.uid, head.outcome.sha256, row.created_at, row.media_type, row.metadata)
-        if verdict == EQUAL or facts == last:
-            part.equal += 1
-            continue
-        last = facts
-        writer.append(row.uid, row.created_at, head.outcome, media_type=row.media_type, metadata=row.metadata)
-        part.archived += 1
-        if len(part.keys) <= FILTER_ENTRIES:
-            part.keys.append(row.key)
+            else:
+                part.reject(rows.first + place, verdicts[place])
+        places = np.flatnonzero(chosen).tolist()
+        if places:
+            batch = loaded.encoded.select(chosen)
+            attributes = list(zip(rows.media_types, rows.metadata, strict=True))
+            names = Names(
+                [rows.uids[place] for place in places],
+                [rows.created_at[place] for place in places],
+                [attributes[place] for place in places],
+            )
+            self._opened().append_batch(names, batch)
+            part.archived += len(places)
+            self.stored_bytes += int(batch.facts["stored_size"].sum())
+            if len(part.keys) <= FILTER_ENTRIES:
+                part.keys += [rows.keys[place] for place in places]
+        part.end = rows.first + end
+        self.last_uid = rows.uids[end - 1]
+
+    def _opened(self) -> ShardWriter:
+        """The shard of the part's ordinary files, begun with the first of them."""
+        if self.writer is None:
+            assert self.trained is not None
+            self.writer = ShardWriter(self.sink, options=self.options, dictionaries=self.trained.dictionaries)
+        return self.writer
+
+    def _append_big(self, loaded: Loaded, place: int) -> None:
+        """Streams a file into the shard; a source that gives other bytes than it said makes a reject."""
+        row, content = loaded.rows.row(place), loaded.special[place]
+        assert isinstance(content, BigContent)
+        self.last_uid = row.uid
+        number = loaded.rows.first + place
+        writer = ShardWriter(self.sink, options=self.options)
+        try:
+            with content.open() as file:
+                writer.append_stream(
+                    row.uid, row.created_at, file, content.size,
+                    policy=self.limits.policy, media_type=row.media_type, metadata=row.metadata,
+                )  # fmt: skip
+        except UsageError:
+            self.part.reject(number, RejectReason.WRONG_SIZE)
+        except UNREAD:
+            self.part.reject(number, RejectReason.UNREADABLE)
+        else:
+            self.writer = writer
+            self.part.archived += 1
+            self.part.keys.append(row.key)
 
 
-def _judged(judge: Callable[[LoadedRow[Encoded]], str | None], head: LoadedRow[Encoded]) -> str | None:
-    """What the judge says; a big file that can't be read to its end is a reject, like any other file."""
-    try:
-        return judge(head)
-    except _UNREAD:
-        return RejectReason.UNREADABLE
-
-
-def _append_big(
-    part: BuiltPart, writer: ShardWriter, head: LoadedRow[Encoded], content: BigContent, policy: Policy
-) -> None:
-    """Streams a file into the shard, its only one; a source that gives other bytes than it said makes a reject."""
-    row = head.row
-    try:
-        with content.open() as file:
-            writer.append_stream(
-                row.uid, row.created_at, file, content.size,
-                policy=policy, media_type=row.media_type, metadata=row.metadata,
-            )  # fmt: skip
-    except UsageError:
-        part.reject(head.number, RejectReason.WRONG_SIZE)
-    except _UNREAD:
-        part.reject(head.number, RejectReason.UNREADABLE)
-    else:
-        part.archived += 1
-        part.keys.append(row.key)
+def _facts(rows: RowBatch, place: int, digest: bytes) -> tuple[object, ...]:
+    """What makes two rows of a uid equal."""
+    return (rows.uids[place], digest, rows.created_at[place], rows.media_types[place], rows.metadata[place])
 
 
 def verify_built(part: BuiltPart, inspect: Inspect) -> None:

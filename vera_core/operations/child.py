@@ -96,8 +96,8 @@ class ChildProcess:
 
 
 @at_pace()
-def serve(answer: Callable[[bytes], bytes]) -> None:
-    """Answers calls from standard input until it closes.
+def serve(answer: Callable[[bytes], bytes | None]) -> None:
+    """Answers calls from standard input until it closes; None is no answer.
 
     Calls are taken in as they come, so that whoever sends never waits for an answer to be received.
     """
@@ -113,7 +113,9 @@ def serve(answer: Callable[[bytes], bytes]) -> None:
 
     threading.Thread(target=take_in, daemon=True).start()
     while (call := calls.get()) is not None:
-        _write(answers, answer(call))
+        answered = answer(call)
+        if answered is not None:
+            _write(answers, answered)
 
 
 def _write(pipe: IO[bytes], data: bytes) -> None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
-from vera_core.codec import Policy
 from vera_core.config import DEFAULT_INLINE_LIMIT, ConfigLog, RepositoryConfig
 from vera_core.errors import ConflictError, NotFoundError, RestrictedError, UnsafeStoreError
 from vera_core.keyspace import Keyspace
-from vera_core.model import LockMode, RetentionClass
+from vera_core.model import LockMode, Policy, RetentionClass
 from vera_core.operations.report import Report, figure
 from vera_core.operations.repository import LOCK_SLACK, Workplace, audit_trail
 from vera_core.routing import Routing, RoutingEpoch, UidScheme

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vera_core.codec import Encoded
-from vera_core.operations.build import EQUAL
 from vera_core.operations.load import stream_digest
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.source.base import BigContent, Unreadable
 from vera_core.source.rows import RejectReason
+from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from vera_core.operations.load import LoadedRow
+    from vera_core.operations.load import Loaded
     from vera_core.operations.repository import Repository
     from vera_core.slots import SlotState
+
+EQUAL = "equal"
+"""What a judge says of a row whose uid's latest version is the same in every archived fact."""
+UNREAD = (OSError, MissingObjectError)
+"""What reading a source's big file raises where the file is the cause: packing goes on without it."""
 
 
 class Judge:
@@ -31,13 +35,22 @@ class Judge:
         self._live = self._state.live()
         self._readers = ShardReaders(repo)
 
-    def __call__(self, loaded: LoadedRow[Encoded]) -> str | None:
-        """None to archive the row, `EQUAL`, or the reason of a reject.
+    def verdicts(self, loaded: Loaded) -> dict[int, str]:
+        """What keeps rows out, by place: `EQUAL`, or the reason of a reject. Other rows are to be archived.
 
         Raises:
-            IntegrityError: a shard that may hold the uid's latest version can't be read.
+            IntegrityError: a shard that may hold a uid's latest version can't be read.
         """
-        row = loaded.row
+        found = {place: item.reason for place, item in loaded.special.items() if isinstance(item, Unreadable)}
+        if self._erased or self._live:
+            for place in range(len(loaded)):
+                verdict = None if place in found else self._verdict(loaded, place)
+                if verdict is not None:
+                    found[place] = verdict
+        return found
+
+    def _verdict(self, loaded: Loaded, place: int) -> str | None:
+        row = loaded.rows.row(place)
         if row.uid in self._erased:
             return RejectReason.ERASED
         if not any(shard.may_hold(row.key) for shard in self._live):
@@ -55,15 +68,18 @@ class Judge:
             row.media_type,
             row.metadata,
         )
-        return EQUAL if same_facts and latest.sha256 == _digest(loaded.outcome, latest.size) else None
+        if not same_facts:
+            return None
+        try:
+            return EQUAL if latest.sha256 == _digest(loaded, place, latest.size) else None
+        except UNREAD:
+            return RejectReason.UNREADABLE
 
 
-def _digest(outcome: Encoded | BigContent | Unreadable, size: int) -> bytes:
+def _digest(loaded: Loaded, place: int, size: int) -> bytes:
     """The content's SHA-256; of a big file only where its size makes equality possible."""
-    match outcome:
-        case Encoded():
-            return outcome.sha256
-        case BigContent() if outcome.size == size:
-            return stream_digest(outcome)
-        case _:
-            return b""
+    content = loaded.special.get(place)
+    if isinstance(content, BigContent):
+        return stream_digest(content) if content.size == size else b""
+    digest: bytes = loaded.encoded.facts["digest"][place].tobytes()
+    return digest

@@ -1,22 +1,34 @@
-"""Loading rows: contents fetched and worked on in threads, ahead of whoever uses them, in order, in bounded memory."""
+"""Loading rows: contents fetched and worked on ahead of whoever uses them, in order, in bounded memory.
+
+Where the work is done (threads here, processes in loader.py) does not matter to what comes out.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained, train_dictionaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from numpy.typing import NDArray
 
+    from vera_core.model import Policy
     from vera_core.source.base import BigContent, Fetched, Source, Unreadable
-    from vera_core.source.rows import Row
+    from vera_core.source.rows import RowBatch
 
 BATCH_ROWS = 256
+TRAINING_ROWS = 1024
+"""Rows of the first batch of a part, from which its dictionaries are trained."""
 BATCH_BYTES = 2 << 20
-"""Contents are worked on in batches of so many bytes: the interpreter lock is given up once for each."""
+"""Contents are worked on in pieces of so many bytes: the interpreter lock is given up once for each."""
 LOADED_BYTES = 16 << 20
 """A batch of rows is handed on in pieces of so many content bytes, so that sizes nobody declared stay bounded."""
 UNKNOWN_SIZE = 64 << 10
@@ -24,97 +36,176 @@ UNKNOWN_SIZE = 64 << 10
 CHUNK = 1 << 20
 IN_FLIGHT = 4
 
-T = TypeVar("T")
-Numbered = tuple[int, "Row"]
-Outcome: TypeAlias = "T | BigContent | Unreadable"
-"""What became of a row's content: the result of the work on it, a big file, or why it is unread."""
+Work: TypeAlias = Callable[[Sequence[bytes], Sequence[str]], EncodedBatch]
+"""Makes a batch of contents, given with their media types."""
 
 
-class LoadedRow(NamedTuple, Generic[T]):
-    """A manifest row, its number, and what became of its content."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Rows and what became of their contents.
 
-    number: int
-    row: Row
-    outcome: Outcome[T]
+    `encoded` has a content for each row, an empty one for those in `special`, which are named by their place in `rows`.
+    `trained` comes with the first rows of a part.
+    """
+
+    rows: RowBatch
+    encoded: EncodedBatch
+    special: Mapping[int, BigContent | Unreadable]
+    trained: Trained = field(default_factory=Trained)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def head(self, count: int) -> Loaded:
+        """The first `count` rows, or all if there are fewer."""
+        if count >= len(self):
+            return self
+        facts = self.encoded.facts[:count]
+        encoded = EncodedBatch(facts, self.encoded.stored[: int(facts["stored_size"].sum())])
+        special = {place: item for place, item in self.special.items() if place < count}
+        return Loaded(self.rows.slice(0, count), encoded, special, self.trained)
 
 
-def load_rows(
-    source: Source, rows: Iterator[Numbered], work: Callable[[Sequence[bytes]], Sequence[T]], *, threads: int
-) -> Generator[LoadedRow[T]]:
-    """Fetches rows and applies `work` to their contents in threads, a few batches ahead; yields them in order.
+Start: TypeAlias = "Callable[[RowBatch, int], Future[Loaded]]"
+"""Begins to load a batch; trains dictionaries on its first contents if the number, that of the part's files, is not 0.
+
+It may load only some rows of the batch's beginning (at least one), and gets the rest again.
+"""
+
+
+class PartWork:
+    """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them."""
+
+    def __init__(self, policy: Policy, files: int) -> None:
+        self._policy = policy
+        self._files = files
+        self._encoder: Encoder | None = None
+
+    def encode(self, contents: Sequence[bytes], media_types: Sequence[str]) -> EncodedBatch:
+        """The `Work`."""
+        if self._encoder is None:
+            self.train(contents, media_types)
+        assert self._encoder is not None
+        return self._encoder.encode(contents, media_types)
+
+    def train(self, contents: Sequence[bytes], media_types: Sequence[str]) -> None:
+        """Trains the part's dictionaries."""
+        self.use(train_dictionaries(contents, media_types, policy=self._policy, files=self._files))
+
+    def use(self, trained: Trained) -> None:
+        """Goes on with these dictionaries."""
+        self._encoder = Encoder(self._policy, trained)
+
+    @property
+    def trained(self) -> Trained:
+        """The part's dictionaries; none until there was a content."""
+        return Trained() if self._encoder is None else self._encoder.trained
+
+
+class ThreadedLoading:
+    """Loads in threads. Close it."""
+
+    def __init__(self, source: Source, policy: Policy, threads: int) -> None:
+        self._source = source
+        self._policy = policy
+        self._work = PartWork(policy, 0)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vera-load")
+
+    def start(self, batch: RowBatch, files: int) -> Future[Loaded]:
+        """See `Start`."""
+        if files:
+            self._work = PartWork(self._policy, files)
+        return self._pool.submit(self._load, batch, self._work, files)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _load(self, batch: RowBatch, work: PartWork, files: int) -> Loaded:
+        loaded = load(self._source, batch, work.encode)
+        return replace(loaded, trained=work.trained) if files else loaded
+
+
+def load_part(batches: Iterable[RowBatch], start: Start, files: int) -> Generator[Loaded]:
+    """Loads the rows of a part, which has `files` of them, a few batches ahead of the one that is used, in order.
+
+    The first batch is loaded alone: all others need the dictionaries that are trained on it.
+
+    Raises:
+        UnavailableError: the source can't be reached.
+    """
+    first = True
+    coming = _cut(batches)
+    for batch in coming:
+        loaded = start(batch, files if first else 0).result()
+        yield loaded
+        yield from _rest(batch, len(loaded), start)
+        if first:
+            first = False
+            break
+    pending = deque((batch, start(batch, 0)) for batch in islice(coming, IN_FLIGHT))
+    while pending:
+        batch, future = pending.popleft()
+        loaded = future.result()
+        for more in islice(coming, 1):
+            pending.append((more, start(more, 0)))
+        yield loaded
+        yield from _rest(batch, len(loaded), start)
+
+
+def load_with(source: Source, batches: Iterable[RowBatch], work: Work, *, threads: int) -> Generator[Loaded]:
+    """Loads rows in threads, a few batches ahead, in order, whatever the work on their contents is.
 
     Raises:
         UnavailableError: the source can't be reached.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="vera-load") as pool:
+
+        def start(batch: RowBatch, _: int) -> Future[Loaded]:
+            return pool.submit(load, source, batch, work)
+
         try:
-            yield from ahead(rows, lambda batch: pool.submit(load, source, batch, work))
+            yield from load_part(batches, start, 0)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead(
-    rows: Iterator[Numbered], start: Callable[[Sequence[Numbered]], Future[list[LoadedRow[T]]]]
-) -> Generator[LoadedRow[T]]:
-    """Starts loading batch after batch, a few ahead of the one that is used; yields all rows in order.
-
-    What `start` begins may load only some rows of a batch's beginning (at least one); it gets the rest again.
-    """
-    coming = _batches(rows)
-    pending = deque((batch, start(batch)) for batch in islice(coming, IN_FLIGHT))
-    while pending:
-        batch, future = pending.popleft()
-        loaded = future.result()
-        for more in islice(coming, 1):
-            pending.append((more, start(more)))
-        yield from loaded
-        while len(loaded) < len(batch):
-            batch = batch[len(loaded) :]
-            loaded = start(batch).result()
-            yield from loaded
-
-
-def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
-    batch: list[Numbered] = []
-    weight = 0
-    for item in rows:
-        size = item[1].size
-        weight += UNKNOWN_SIZE if size is None else size
-        batch.append(item)
-        if len(batch) >= BATCH_ROWS or weight >= LOADED_BYTES:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
-
-
-def load(
-    source: Source, batch: Sequence[Numbered], work: Callable[[Sequence[bytes]], Sequence[T]]
-) -> list[LoadedRow[T]]:
+def load(source: Source, batch: RowBatch, work: Work) -> Loaded:
     """Loads a batch, or as much of its beginning as `LOADED_BYTES` allows (at least one row)."""
-    outcomes = worked_on(source.fetch([row for _, row in batch]), work)
-    return [LoadedRow(*batch[at], outcome) for at, outcome in enumerate(outcomes)]
+    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work)
+    return Loaded(batch.slice(0, len(encoded)), encoded, special)
 
 
-def worked_on(fetched: Iterable[Fetched], work: Callable[[Sequence[bytes]], Sequence[T]]) -> list[Outcome[T]]:
-    """The outcomes of the first contents, up to the one that reaches `LOADED_BYTES` in all."""
-    outcomes: dict[int, Outcome[T]] = {}
-    contents: dict[int, bytes] = {}
-    waiting = total = 0
-    for at, item in enumerate(fetched):
-        if isinstance(item, bytes):
-            contents[at] = item
-            waiting += len(item)
-            total += len(item)
-        else:
-            outcomes[at] = item
+def worked_on(
+    fetched: Iterable[Fetched], media_types: Sequence[str], work: Work
+) -> tuple[EncodedBatch, dict[int, BigContent | Unreadable]]:
+    """The first contents, up to the one that reaches `LOADED_BYTES` in all, and what is none, by place."""
+    special: dict[int, BigContent | Unreadable] = {}
+    done: list[tuple[list[int], EncodedBatch]] = []
+    places: list[int] = []
+    contents: list[bytes] = []
+    waiting = total = count = 0
+
+    def finish() -> None:
+        if contents:
+            done.append((places, work(contents, [media_types[place] for place in places])))
+
+    for place, item in enumerate(fetched):
+        count += 1
+        if not isinstance(item, bytes):
+            special[place] = item
+            continue
+        places.append(place)
+        contents.append(item)
+        waiting += len(item)
+        total += len(item)
         if waiting >= BATCH_BYTES:
-            outcomes |= dict(zip(contents, work(list(contents.values())), strict=True))
-            contents, waiting = {}, 0
+            finish()
+            places, contents, waiting = [], [], 0
         if total >= LOADED_BYTES:
             break
-    outcomes |= dict(zip(contents, work(list(contents.values())), strict=True))
-    return [outcomes[at] for at in range(len(outcomes))]
+    finish()
+    return _scattered(done, count), special
 
 
 def stream_digest(content: BigContent) -> bytes:
@@ -128,3 +219,36 @@ def stream_digest(content: BigContent) -> bytes:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.digest()
+
+
+def _rest(batch: RowBatch, loaded: int, start: Start) -> Iterator[Loaded]:
+    """What is left of a batch of which only the beginning was loaded."""
+    while loaded < len(batch):
+        batch = batch.slice(loaded, len(batch))
+        more = start(batch, 0).result()
+        yield more
+        loaded = len(more)
+
+
+def _cut(batches: Iterable[RowBatch]) -> Iterator[RowBatch]:
+    """Batches of up to `BATCH_ROWS` rows (the first `TRAINING_ROWS`) and `LOADED_BYTES` bytes, as far as is known."""
+    most = TRAINING_ROWS
+    for batch in batches:
+        begin = 0
+        weights = np.array([UNKNOWN_SIZE if size is None else size for size in batch.sizes], np.int64)
+        ends: NDArray[np.int64] = np.cumsum(weights)
+        while begin < len(batch):
+            full = int(np.searchsorted(ends, int(ends[begin] - weights[begin]) + LOADED_BYTES)) + 1
+            end = min(begin + most, full, len(batch))
+            yield batch.slice(begin, end)
+            begin, most = end, BATCH_ROWS
+
+
+def _scattered(done: Sequence[tuple[list[int], EncodedBatch]], count: int) -> EncodedBatch:
+    """Pieces of work as one batch of `count`, empty where no piece has a content."""
+    if len(done) == 1 and len(done[0][1]) == count:
+        return done[0][1]
+    facts = np.zeros(count, FACTS)
+    for places, piece in done:
+        facts[places] = piece.facts
+    return EncodedBatch(facts, b"".join([piece.stored for _, piece in done]))

@@ -10,144 +10,241 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from vera_core.codec import Encoded, Policy, encode_many
-from vera_core.model import Codec
+import numpy as np
+
+from vera_core.encoding import FACTS, EncodedBatch, Trained
+from vera_core.model import Policy
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
-from vera_core.operations.load import LoadedRow, Numbered, ahead, load, load_rows, worked_on
+from vera_core.operations.load import Loaded, PartWork, ThreadedLoading, load, load_part, worked_on
 from vera_core.source.base import BigContent, LocalSource, Unreadable
 from vera_core.source.files import LocalFiles
+from vera_core.source.rows import RejectReason, RowBatch
 
 if TYPE_CHECKING:
-    from vera_core.operations.load import Outcome
+    from collections.abc import Mapping
+
     from vera_core.source.base import LocalContents, Source
 
-Load: TypeAlias = Callable[[Iterator[Numbered]], Generator[LoadedRow[Encoded]]]
-"""Loads and encodes rows, ahead of whoever uses them, in order; close what it returns.
+Load: TypeAlias = Callable[[Iterable[RowBatch], int], Generator[Loaded]]
+"""Loads and encodes the rows of a part, given with their number, ahead of whoever uses them; close what it returns.
 
 Raises:
-    UnavailableError: the source can't be reached, or the process was killed.
+    UnavailableError: the source can't be reached, or a process was killed.
 """
 
-_RECORD = struct.Struct("<BHIII32s")
-"""Codec, parameter, CRC32, stored bytes, content bytes and SHA-256 of an encoded content."""
-_HEAD = struct.Struct("<II")
-_BIG, _UNREADABLE = 254, 255
-"""Stand for a codec where there is no encoded content."""
-_CODECS = {codec.value: codec for codec in Codec}
+_HEAD = struct.Struct("<I")
+_NO_SIZE = -1
 
 
 class Options(NamedTuple):
-    """How rows are loaded: `threads` where threads do it, `policy` for their encoding."""
+    """How rows are loaded: `policy` for their encoding, `threads` where threads do it, else `processes`."""
 
     policy: Policy
     threads: int
+    processes: int = 1
+
+
+class Call(NamedTuple):
+    """What a process is to load: paths with declared sizes and media types.
+
+    `files`: those of the part whose dictionaries are to be trained on these, 0 to go on as before; `trained`: instead,
+    dictionaries that another process trained.
+    """
+
+    paths: Sequence[str]
+    sizes: Sequence[int | None]
+    media_types: Sequence[str]
+    files: int = 0
+    trained: Trained | None = None
+
+
+class Answer(NamedTuple):
+    """What a process loaded, of the first of the paths: None stands for a big content, which only its source opens."""
+
+    encoded: EncodedBatch
+    special: Mapping[int, Unreadable | None]
+    trained: Trained
 
 
 @contextmanager
 def loader(source: Source, rows: int, options: Options) -> Iterator[Load]:
     """A `Load` for `rows` rows in all; for one thread, and one use after the other."""
     local = source.local if isinstance(source, LocalSource) else None
-    work = partial(encode_many, policy=options.policy)
+    loading: ThreadedLoading | _LoadingProcesses
     if local is None or rows < OWN_PROCESS_ROWS:
-        yield lambda numbered: load_rows(source, numbered, work, threads=options.threads)
-        return
-    process = _LoadingProcess(source, local, work, _child(local, options.policy))
+        loading = ThreadedLoading(source, options.policy, options.threads)
+    else:
+        loading = _LoadingProcesses(source, local, options)
     try:
-        yield lambda numbered: ahead(numbered, process.start)
+        yield lambda batches, files: load_part(batches, loading.start, files)
     finally:
-        process.end()
+        loading.close()
 
 
-def _child(local: LocalContents, policy: Policy) -> ChildProcess:
-    roots = [str(root) for root in local.roots]
-    return ChildProcess(__name__, json.dumps([roots, local.inline_limit, policy.value]))
+class _LoadingProcesses:
+    """Processes that load in turn, each with a thread that receives its answers."""
+
+    def __init__(self, source: Source, local: LocalContents, options: Options) -> None:
+        self._source = source
+        self._local = local
+        self._policy = options.policy
+        roots = [str(root) for root in local.roots]
+        settings = json.dumps([roots, local.inline_limit, options.policy.value])
+        self._children = [ChildProcess(__name__, settings) for _ in range(options.processes)]
+        self._receivers = [ThreadPoolExecutor(1, thread_name_prefix="vera-load") for _ in self._children]
+        self._next = 0
+
+    def start(self, batch: RowBatch, files: int) -> Future[Loaded]:
+        """See `load.Start`."""
+        paths = self._local.paths_of(batch)
+        if not all(paths):
+            return self._start_here(batch, files)
+        number = self._next = 0 if files else (self._next + 1) % len(self._children)
+        call = Call(paths, batch.sizes, batch.media_types, files)
+        self._children[number].send(pack_call(call))
+        future = self._receivers[number].submit(self._receive, number, batch)
+        if files and len(self._children) > 1:
+            self._tell(self._children[1:], future.result().trained)
+        return future
+
+    def close(self) -> None:
+        """Ends processes and threads."""
+        for child in self._children:
+            child.end()
+        for receiver in self._receivers:
+            receiver.shutdown(cancel_futures=True)
+        for child in self._children:
+            child.close()
+
+    def _start_here(self, batch: RowBatch, files: int) -> Future[Loaded]:
+        """Loads rows frozen under other settings, whose contents are no files, without dictionaries."""
+        if files:
+            self._tell(self._children, Trained())
+        work = PartWork(self._policy, 0)
+        work.use(Trained())
+        return self._receivers[0].submit(load, self._source, batch, work.encode)
+
+    def _tell(self, children: Iterable[ChildProcess], trained: Trained) -> None:
+        """Makes processes use these dictionaries from now on."""
+        for child in children:
+            child.send(pack_call(Call((), (), (), trained=trained)))
+
+    def _receive(self, number: int, batch: RowBatch) -> Loaded:
+        answer = unpack_answer(self._children[number].receive())
+        special = {
+            place: self._opened(batch, place) if outcome is None else outcome
+            for place, outcome in answer.special.items()
+        }
+        return Loaded(batch.slice(0, len(answer.encoded)), answer.encoded, special, answer.trained)
+
+    def _opened(self, batch: RowBatch, place: int) -> BigContent | Unreadable:
+        (content,) = self._source.fetch([batch.row(place)])
+        if isinstance(content, bytes):
+            return Unreadable(RejectReason.WRONG_SIZE, "the file shrank while it was read")
+        return content
 
 
-@dataclass(slots=True)
-class _LoadingProcess:
-    """The process, and a thread that receives its answers."""
-
-    source: Source
-    local: LocalContents
-    work: Callable[[Sequence[bytes]], list[Encoded]]
-    child: ChildProcess
-    receiver: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="vera-load"))
-
-    def start(self, batch: Sequence[Numbered]) -> Future[list[LoadedRow[Encoded]]]:
-        """Begins to load a batch."""
-        files = [(self.local.path_of(row), row.size) for _, row in batch]
-        if not all(path for path, _ in files):
-            return self.receiver.submit(load, self.source, batch, self.work)
-        self.child.send(json.dumps(files).encode())
-        return self.receiver.submit(self._receive, batch)
-
-    def end(self) -> None:
-        """Ends process and thread."""
-        self.child.end()
-        self.receiver.shutdown(cancel_futures=True)
-        self.child.close()
-
-    def _receive(self, batch: Sequence[Numbered]) -> list[LoadedRow[Encoded]]:
-        loaded: list[LoadedRow[Encoded]] = []
-        for item, outcome in zip(batch, unpack(self.child.receive()), strict=False):
-            if outcome is None:
-                loaded += load(self.source, [item], self.work)
-            else:
-                loaded.append(LoadedRow(*item, outcome))
-        return loaded
+def pack_call(call: Call) -> bytes:
+    """A call as bytes."""
+    types = {text: number for number, text in enumerate(dict.fromkeys(call.media_types))}
+    head = {
+        "count": len(call.paths),
+        "types": list(types),
+        "files": call.files,
+        "trained": None if call.trained is None else _trained_head(call.trained),
+    }
+    sizes = np.array([_NO_SIZE if size is None else size for size in call.sizes], "<i8")
+    codes = np.array([types[text] for text in call.media_types], "<u4")
+    dictionaries = () if call.trained is None else call.trained.dictionaries
+    paths = "\0".join(call.paths).encode("utf-8", "surrogateescape")
+    return _joined(head, sizes.tobytes(), codes.tobytes(), *dictionaries, paths)
 
 
-def pack(outcomes: Sequence[Outcome[Encoded]]) -> bytes:
-    """Outcomes as one answer: counts, a record of each, texts as JSON, stored bytes end to end."""
-    records: list[bytes] = []
-    texts: list[tuple[str, str]] = []
-    stored: list[bytes] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Encoded):
-            codec, parameter, data, crc, sha256, size = outcome
-            records.append(_RECORD.pack(codec, parameter, crc, len(data), size, sha256))
-            stored.append(data)
-        elif isinstance(outcome, BigContent):
-            records.append(_RECORD.pack(_BIG, 0, 0, 0, 0, b""))
-        else:
-            records.append(_RECORD.pack(_UNREADABLE, 0, 0, 0, 0, b""))
-            texts.append((outcome.reason, outcome.detail))
-    said = json.dumps(texts).encode()
-    return b"".join([_HEAD.pack(len(records), len(said)), *records, said, *stored])
+def unpack_call(data: bytes) -> Call:
+    """Undoes `pack_call`."""
+    head, at = _split(data)
+    count = head["count"]
+    sizes = np.frombuffer(data, "<i8", count, at).tolist()
+    codes = np.frombuffer(data, "<u4", count, at + 8 * count).tolist()
+    at += 12 * count
+    trained, types = None, head["types"]
+    if head["trained"] is not None:
+        trained, at = _trained(head["trained"], data, at)
+    paths = data[at:].decode("utf-8", "surrogateescape").split("\0") if count else []
+    declared = [None if size == _NO_SIZE else size for size in sizes]
+    return Call(paths, declared, [types[code] for code in codes], head["files"], trained)
 
 
-def unpack(answer: bytes) -> Iterator[Encoded | Unreadable | None]:
-    """Undoes `pack`; None for a big content, which only its source can open."""
-    count, said = _HEAD.unpack_from(answer)
-    begin = _HEAD.size + count * _RECORD.size
-    texts = iter(json.loads(answer[begin : begin + said]))
-    at = begin + said
-    for codec, parameter, crc, length, size, sha256 in _RECORD.iter_unpack(answer[_HEAD.size : begin]):
-        if codec == _BIG:
-            yield None
-        elif codec == _UNREADABLE:
-            yield Unreadable(*next(texts))
-        else:
-            yield Encoded(_CODECS[codec], parameter, answer[at : at + length], crc, sha256, size)
-            at += length
+def pack_answer(answer: Answer) -> bytes:
+    """An answer as bytes."""
+    special = [
+        [place, None if outcome is None else [outcome.reason, outcome.detail]]
+        for place, outcome in answer.special.items()
+    ]
+    head = {"count": len(answer.encoded), "special": special, "trained": _trained_head(answer.trained)}
+    return _joined(head, answer.encoded.facts.tobytes(), *answer.trained.dictionaries, answer.encoded.stored)
+
+
+def unpack_answer(data: bytes) -> Answer:
+    """Undoes `pack_answer`."""
+    head, at = _split(data)
+    facts = np.frombuffer(data, FACTS, head["count"], at)
+    trained, at = _trained(head["trained"], data, at + FACTS.itemsize * head["count"])
+    special = {place: None if outcome is None else Unreadable(*outcome) for place, outcome in head["special"]}
+    return Answer(EncodedBatch(facts, data[at:]), special, trained)
+
+
+def _trained_head(trained: Trained) -> list[object]:
+    return [[len(data) for data in trained.dictionaries], dict(trained.kinds)]
+
+
+def _trained(head: tuple[list[int], dict[str, int]], data: bytes, at: int) -> tuple[Trained, int]:
+    """Dictionaries out of a call or answer, and where they end."""
+    dictionaries = []
+    for length in head[0]:
+        dictionaries.append(data[at : at + length])
+        at += length
+    return Trained(tuple(dictionaries), head[1]), at
+
+
+def _joined(head: object, *parts: bytes) -> bytes:
+    text = json.dumps(head).encode()
+    return b"".join([_HEAD.pack(len(text)), text, *parts])
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], int]:
+    """The head of a call or answer, and where it ends."""
+    (length,) = _HEAD.unpack_from(data)
+    end = _HEAD.size + length
+    head: dict[str, Any] = json.loads(data[_HEAD.size : end])
+    return head, end
 
 
 def main(settings: str) -> None:
     """The process."""
     roots, inline_limit, policy = json.loads(settings)
     files = LocalFiles([Path(root) for root in roots], inline_limit)
-    work = partial(encode_many, policy=Policy(policy))
+    work = PartWork(Policy(policy), 0)
 
-    def answer(call: bytes) -> bytes:
-        return pack(worked_on((files.fetch(path, size) for path, size in json.loads(call)), work))
+    def answer(data: bytes) -> bytes | None:
+        nonlocal work
+        call = unpack_call(data)
+        if call.trained is not None:
+            work = PartWork(Policy(policy), 0)
+            work.use(call.trained)
+            return None
+        if call.files:
+            work = PartWork(Policy(policy), call.files)
+        fetched = (files.fetch(path, size) for path, size in zip(call.paths, call.sizes, strict=True))
+        encoded, special = worked_on(fetched, call.media_types, work.encode)
+        seen = {place: None if isinstance(item, BigContent) else item for place, item in special.items()}
+        return pack_answer(Answer(encoded, seen, work.trained if call.files else Trained()))
 
     serve(answer)
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vera_core.codec import digest
+from vera_core.encoding import facts_of
 from vera_core.errors import VeraError
-from vera_core.operations.load import LoadedRow, load_rows, stream_digest
+from vera_core.operations.load import Loaded, load_with, stream_digest
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Finding
 from vera_core.routing import uid_key
 from vera_core.source.base import BigContent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator
 
     from vera_core.format import ShardReader
     from vera_core.operations.freeze import FrozenManifest
@@ -70,15 +70,10 @@ def reconcile_part(
         UnavailableError: the source can't be reached.
     """
     rejected = {number for ranges in part.rejects.values() for first, end in ranges for number in range(first, end)}
-    rows = (
-        (number, row)
-        for number, row in enumerate(frozen.manifest.rows(part.first, part.end), part.first)
-        if number not in rejected
-    )
+    batches = frozen.manifest.batches(part.first, part.end)
+    loaded = load_with(source, batches, lambda contents, _: facts_of(contents), threads=repo.workplace.threads)
     unread: list[Finding] = []
-    now = pd.DataFrame(
-        _source_side(load_rows(source, rows, _digests, threads=repo.workplace.threads), unread), columns=COLUMNS
-    )
+    now = pd.DataFrame(_source_side(loaded, rejected, unread), columns=COLUMNS)
     yield from unread
     kept = pd.DataFrame(
         ((entry.uid, entry.size, entry.sha256) for entry in ([] if reader is None else reader.entries())),
@@ -109,29 +104,28 @@ def _stands_elsewhere(readers: ShardReaders, state: SlotState, uid: str, sha256:
     return any(version.entry.sha256 == sha256 for version in versions_of(readers, state, uid, uid_key(uid)))
 
 
-def _digests(contents: Sequence[bytes]) -> list[tuple[int, bytes]]:
-    return [(len(content), digest(content)) for content in contents]
-
-
 def _source_side(
-    loaded: Iterator[LoadedRow[tuple[int, bytes]]], unread: list[Finding]
+    loaded: Iterable[Loaded], rejected: Container[int], unread: list[Finding]
 ) -> Iterator[tuple[str, int, bytes]]:
-    for item in loaded:
-        match item.outcome:
-            case Unreadable() as why:
-                unread.append(
-                    Finding(
-                        what=f"the source does not give the file any more: {why.reason}: {why.detail}",
-                        uid=item.row.uid,
-                        todo="What was archived stays; it can't be compared.",
-                    )
-                )
-            case BigContent() as big:
-                try:
-                    yield item.row.uid, big.size, stream_digest(big)
-                except (OSError, VeraError) as error:
+    for batch in loaded:
+        facts, uids = batch.encoded.facts, batch.rows.uids
+        digests = facts["digest"].tobytes()
+        for place, (uid, size) in enumerate(zip(uids, facts["size"].tolist(), strict=True)):
+            if batch.rows.first + place in rejected:
+                continue
+            match batch.special.get(place):
+                case Unreadable() as why:
                     unread.append(
-                        Finding(what=f"the source does not give the file any more: {error}", uid=item.row.uid)
+                        Finding(
+                            what=f"the source does not give the file any more: {why.reason}: {why.detail}",
+                            uid=uid,
+                            todo="What was archived stays; it can't be compared.",
+                        )
                     )
-            case (size, sha256):
-                yield item.row.uid, size, sha256
+                case BigContent() as big:
+                    try:
+                        yield uid, big.size, stream_digest(big)
+                    except (OSError, VeraError) as error:
+                        unread.append(Finding(what=f"the source does not give the file any more: {error}", uid=uid))
+                case None:
+                    yield uid, size, digests[32 * place : 32 * place + 32]

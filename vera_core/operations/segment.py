@@ -10,13 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from vera_core.codec import toolchain
+from vera_core.encoding import toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
-from vera_core.operations.build import BuildLimits, RowFeed, build_part, verify_built
+from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
 from vera_core.slots import ShardRef, small_filter
@@ -94,12 +95,12 @@ class _SegmentPacker:
         seal(self.job.repo, self.log, self.state, self.sealed, own=self.job.repo.audit.writer)
         self.sealed = self.state.head.number
 
-    def feed(self, first: int, end: int) -> RowFeed:
-        """Rows [first, end) loaded and encoded; close it."""
-        return RowFeed(self.job.load(enumerate(self.job.frozen.manifest.rows(first, end), first)))
+    def build(self, first: int, end: int, judge: Judge) -> BuiltPart:
+        """Rows [first, end), or as many from the first on as one part holds, as a finished shard in the spool.
 
-    def build(self, feed: RowFeed, judge: Judge) -> BuiltPart:
-        """The next part of `feed` as a finished shard in the spool."""
+        What lies behind `end` decides about dictionaries too, so that a part repaired is the same as the part packed.
+        """
+        planned = self._part_end(first)
         config = self.job.repo.config
         retention = config.retention(self.segment.retention_class)
         options = ShardOptions(
@@ -107,23 +108,33 @@ class _SegmentPacker:
             retention_class=retention.name,
             erasability=retention.erasability,
         )
-        limits = BuildLimits(config.shard_bytes, config.part_rows, config.compression)
-        return build_part(feed, options=options, limits=limits, spool=self.job.scratch, judge=judge)
+        limits = BuildLimits(config.shard_bytes, config.compression)
+        rows = (first, min(end, planned))
+        with closing(self.job.load(self.job.frozen.manifest.batches(first, planned), planned - first)) as feed:
+            return build_part(feed, rows, options=options, limits=limits, spool=self.job.scratch, judge=judge)
+
+    def _part_end(self, first: int) -> int:
+        """Where a part that begins with row `first` ends by its number of rows: never between two rows of one uid."""
+        most = first + self.job.repo.config.part_rows
+        if most >= self.segment.end:
+            return self.segment.end
+        rows = self.job.frozen.manifest.rows(most - 1, self.segment.end)
+        uid = next(rows).uid
+        return most + sum(1 for _ in takewhile(lambda row: row.uid == uid, rows))
 
     def pack(self) -> None:
         """Builds and commits part after part, until all rows are accounted for or the plan is out of date."""
         judge = Judge(self.job.repo, self.state)
         pending: Future[bool] | None = None
-        with (
-            closing(self.feed(*self.gap())) as feed,
-            ThreadPoolExecutor(1, thread_name_prefix="vera-commit") as committer,
-        ):
-            while feed.peek() is not None:
-                built = self.build(feed, judge)
+        first, end = self.gap()
+        with ThreadPoolExecutor(1, thread_name_prefix="vera-commit") as committer:
+            while first < end:
+                built = self.build(first, end, judge)
                 if pending is not None and not pending.result():
                     built.discard()
                     return
                 pending = committer.submit(self.commit, built)
+                first = built.end
             if pending is not None:
                 pending.result()
 
@@ -174,8 +185,7 @@ class _SegmentPacker:
     def _repair(self, part: Part, shard: ShardRef, damage: Exception) -> None:
         repo = self.job.repo
         judge = Judge(repo, self.log.before(self.state, part.number))
-        with closing(self.feed(part.first, part.end)) as feed:
-            built = self.build(feed, judge)
+        built = self.build(part.first, part.end, judge)
         try:
             if built.local is None or built.local.sha256.hex() != shard.sha256:
                 raise IntegrityError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from vera_core.source.rows import RawRow, Reject, Row
+    from vera_core.source.rows import RawRow, Reject, Row, RowBatch
 
 EPOCH_DAY = date(1970, 1, 1)
 
@@ -149,12 +149,12 @@ class Source(Protocol):
 class LocalContents:
     """How any process of this machine reads the contents of rows: from files in `roots`, by their paths.
 
-    `inline_limit`: bytes above which a content is streamed; `path_of`: "" for a row whose content is no such file.
+    `inline_limit`: bytes above which a content is streamed; `paths_of`: "" for a row whose content is no such file.
     """
 
     roots: tuple[Path, ...]
     inline_limit: int
-    path_of: Callable[[Row], str]
+    paths_of: Callable[[RowBatch], list[str]]
 
 
 @runtime_checkable

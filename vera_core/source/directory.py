@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from vera_core.source.base import Bounds, Fetched, Terms, Window
-    from vera_core.source.rows import Row
+    from vera_core.source.rows import Row, RowBatch
 
 COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 COLUMNS = ("uid", "path", "created_at", "size", "media_type", "metadata", "retention_class")
@@ -68,7 +68,7 @@ class _FileSource:
                 todo=f"It has: {', '.join(sorted(terms.classes))}.",
             )
         self._files = LocalFiles(roots, terms.inline_limit)
-        self.local = LocalContents(tuple(roots), terms.inline_limit, self._path_of)
+        self.local = LocalContents(tuple(roots), terms.inline_limit, self._paths_of)
         self._catalogue = Catalogue(self._find, packing.spool)
 
     @property
@@ -98,10 +98,13 @@ class _FileSource:
 
     def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
         """See `Source.fetch`."""
-        return (self._files.fetch(self._path_of(row), row.size) for row in rows)
+        return (self._files.fetch(self._path_of(row.uid, row.place), row.size) for row in rows)
 
-    def _path_of(self, row: Row) -> str:
-        return row.place.removeprefix(FILE_PLACE)
+    def _paths_of(self, batch: RowBatch) -> list[str]:
+        return [self._path_of(uid, place) for uid, place in zip(batch.uids, batch.places, strict=True)]
+
+    def _path_of(self, uid: str, place: str) -> str:  # noqa: ARG002 - where uids are paths, places are not needed
+        return place.removeprefix(FILE_PLACE)
 
     def _find(self) -> Iterable[RawRow | Reject]:
         raise AssertionError("each kind finds its rows in its own way")
@@ -125,8 +128,8 @@ class DirectorySource(_FileSource):
         super().__init__(path.resolve(), terms, packing, roots=[path.resolve()])
         self._root = str(path.resolve()).rstrip("/")
 
-    def _path_of(self, row: Row) -> str:
-        return f"{self._root}/{row.uid}"
+    def _path_of(self, uid: str, place: str) -> str:  # noqa: ARG002
+        return f"{self._root}/{uid}"
 
     def _find(self) -> Iterator[RawRow | Reject]:
         root = self._root

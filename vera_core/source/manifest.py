@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError, VeraError
 from vera_core.model import Slot, day_text
 from vera_core.source.base import Window
-from vera_core.source.rows import Row
+from vera_core.source.rows import RowBatch
 from vera_core.source.sorting import ExternalSort
 from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, parse_metadata, to_table
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vera_core.routing import Routing
-    from vera_core.source.rows import RawRow
+    from vera_core.source.rows import RawRow, Row
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 1 << 14
@@ -96,7 +96,16 @@ class Manifest:
         return found
 
     def rows(self, first: int, end: int) -> Iterator[Row]:
-        """Rows [first, end) in order, one block in memory at a time, each verified against its digest.
+        """Rows [first, end) in order, one by one.
+
+        Raises:
+            IntegrityError, UsageError: as `batches`.
+        """
+        for batch in self.batches(first, end):
+            yield from batch.rows()
+
+    def batches(self, first: int, end: int) -> Iterator[RowBatch]:
+        """Rows [first, end) in order as columns, one block in memory at a time, each verified against its digest.
 
         Raises:
             IntegrityError: a block is damaged.
@@ -110,7 +119,7 @@ class Manifest:
             for block in range(first // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
                 start = block * BLOCK_ROWS
                 low, high = max(first, start), min(end, start + BLOCK_ROWS)
-                yield from self._rows_of(self._block(file, block), start, low, high)
+                yield self._columns_of(self._block(file, block), start, low, high)
 
     def rejects(self) -> Iterator[Row]:
         """The rows that were rejected when the window was frozen.
@@ -145,11 +154,11 @@ class Manifest:
             raise _damaged(self.path, f"block {number} does not have its digest")
         return table
 
-    def _rows_of(self, table: pa.Table, start: int, low: int, high: int) -> Iterator[Row]:
+    def _columns_of(self, table: pa.Table, start: int, low: int, high: int) -> RowBatch:
         """Rows [low, high) out of the block that begins with row `start`."""
         table = table.slice(low - start, high - low)
         sizes = table.column("size")
-        columns = zip(
+        columns = (
             table.column("uid").to_pylist(),
             numbers(table, "created_at").tolist(),
             self._slots(low, high),
@@ -158,13 +167,12 @@ class Manifest:
             table.column("place").to_pylist(),
             sizes.to_pylist() if sizes.null_count else numbers(table, "size").tolist(),
             _values(table, "media_type"),
-            [parse_metadata(text) for text in _values(table, "metadata")],
+            _values(table, "metadata", parse_metadata),
             _values(table, "late"),
             _values(table, "reject"),
             _values(table, "detail"),
-            strict=True,
         )
-        return (tuple.__new__(Row, values) for values in columns)
+        return RowBatch(low, columns)
 
     def _slots(self, low: int, high: int) -> list[Slot | None]:
         slots: list[Slot | None] = []
@@ -373,13 +381,13 @@ def _segment_at(segments: Sequence[Segment], row: int) -> int:
     return low
 
 
-def _values(table: pa.Table, name: str) -> list[str]:
-    """The texts of a column that was read as a dictionary."""
+def _values(table: pa.Table, name: str, read: Callable[[str], Any] = str) -> list[Any]:
+    """The texts of a column that was read as a dictionary, or what `read` makes of each."""
     column = table.column(name).unify_dictionaries().combine_chunks()
-    texts: list[str] = column.dictionary.to_pylist()
-    if len(texts) == 1:
-        return texts * len(column)
-    return [texts[at] for at in column.indices.to_pylist()]
+    values = [read(text) for text in column.dictionary.to_pylist()]
+    if len(values) == 1:
+        return values * len(column)
+    return [values[at] for at in column.indices.to_pylist()]
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:

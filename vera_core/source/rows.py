@@ -5,9 +5,10 @@ Named tuples, because a window has millions of them. How rows are sorted, digest
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.errors import BadUidError, UsageError
 from vera_core.format.columns import encode_attributes
@@ -15,6 +16,8 @@ from vera_core.model import MAX_UID_BYTES, check_uid
 from vera_core.routing import UID_TIME_DIFFERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vera_core.model import Slot
 
 Metadata = tuple[tuple[str, str], ...]
@@ -90,6 +93,67 @@ class Row(NamedTuple):
     late: str
     reject: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Rows of a manifest that follow each other, as columns; `first` is the number of the first.
+
+    `columns` are those of `Row`, in its order, all of one length.
+    """
+
+    first: int
+    columns: tuple[Sequence[Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @property
+    def uids(self) -> Sequence[str]:
+        """The uids."""
+        return self.columns[0]
+
+    @property
+    def created_at(self) -> Sequence[int]:
+        """Microseconds since 1970 UTC."""
+        return self.columns[1]
+
+    @property
+    def keys(self) -> Sequence[int]:
+        """The keys, ascending within a segment."""
+        return self.columns[4]
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Where the contents are."""
+        return self.columns[5]
+
+    @property
+    def sizes(self) -> Sequence[int | None]:
+        """Declared bytes, None where nobody says."""
+        return self.columns[6]
+
+    @property
+    def media_types(self) -> Sequence[str]:
+        """The media types."""
+        return self.columns[7]
+
+    @property
+    def metadata(self) -> Sequence[Metadata]:
+        """The user metadata."""
+        return self.columns[8]
+
+    def rows(self) -> list[Row]:
+        """The rows one by one."""
+        return [tuple.__new__(Row, values) for values in zip(*self.columns, strict=True)]
+
+    def row(self, at: int) -> Row:
+        """One row."""
+        return Row(*(column[at] for column in self.columns))
+
+    def slice(self, begin: int, end: int) -> RowBatch:
+        """Rows [begin, end) of these, counted from 0."""
+        return RowBatch(self.first + begin, tuple([column[begin:end] for column in self.columns]))
 
 
 class Reject(NamedTuple):

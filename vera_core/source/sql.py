@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from vera_core.source.base import Fetched, Terms
     from vera_core.source.mapping import SourceSettings
-    from vera_core.source.rows import RawRow, Row
+    from vera_core.source.rows import RawRow, Row, RowBatch
 
 PAGE_ROWS = 1 << 14
 STREAM_ROWS = 1 << 10
@@ -99,7 +99,7 @@ class SqlSource:
         settings = self._queries.settings.content
         if settings.kind is not ContentKind.PATH:
             return None
-        return LocalContents(settings.roots, self._terms.inline_limit, _path_of)
+        return LocalContents(settings.roots, self._terms.inline_limit, _paths_of)
 
     def rows(self, window: Window) -> Iterator[RawRow]:
         """See `Source.rows`."""
@@ -128,7 +128,7 @@ class SqlSource:
         for kind, group in groupby(rows, key=_place_kind):
             if kind == FILE_PLACE:
                 for row in group:
-                    yield self._files.fetch(_path_of(row), row.size)
+                    yield self._files.fetch(row.place.removeprefix(FILE_PLACE), row.size)
             elif kind == S3_PLACE:
                 yield from self._objects.fetch([(row.place, row.size) for row in group])
             else:
@@ -204,8 +204,9 @@ def _place_kind(row: Row) -> str:
     return next((kind for kind in (FILE_PLACE, S3_PLACE) if row.place.startswith(kind)), "")
 
 
-def _path_of(row: Row) -> str:
-    return row.place[len(FILE_PLACE) :] if row.place.startswith(FILE_PLACE) else ""
+def _paths_of(batch: RowBatch) -> list[str]:
+    cut = len(FILE_PLACE)
+    return [place[cut:] if place.startswith(FILE_PLACE) else "" for place in batch.places]
 
 
 def _shifted(day: date, days: int) -> date:

@@ -11,9 +11,8 @@ from vera_core.cli.context import connect, load_settings
 from vera_core.cli.options import DryRunOption, JsonOption, SettingsOption, command_app
 from vera_core.cli.output import emit, say, show_pairs, show_table
 from vera_core.cli.values import read_class, read_period, read_time
-from vera_core.codec import Policy
 from vera_core.errors import Kind, UsageError
-from vera_core.model import LockMode, RetentionClass, to_micros
+from vera_core.model import LockMode, Policy, RetentionClass, to_micros
 from vera_core.operations.initialise import InitOptions, InitReport, init, plan_init
 from vera_core.operations.opening import workplace
 from vera_core.routing import UidScheme

@@ -1,0 +1,398 @@
+"""How one file's content becomes stored bytes: the codec chosen by the bytes, dictionaries where they pay. Pure.
+
+The codec is chosen by looking at the bytes, never at the name. Contents are encoded in batches, which come out as
+columns (`EncodedBatch`): libzstd gives up the interpreter lock once for each, and nothing is made for each file that
+the shard's columns don't need. Undone by codec.py; docs/format-v1.md, "Codecs".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import lz4
+import lz4.block
+import numpy as np
+import zstandard
+
+from vera_core.codec import MAX_DICTIONARIES, MAX_INLINE, crc32, digest
+from vera_core.dictionary import TRAINING_FILES, train
+from vera_core.errors import UsageError
+from vera_core.model import Codec, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+FACTS = np.dtype(
+    [
+        ("size", "<u4"),
+        ("stored_size", "<u4"),
+        ("crc32", "<u4"),
+        ("parameter", "<u2"),
+        ("codec", "u1"),
+        ("digest", "u1", (32,)),
+    ]
+)
+"""What is known of an encoded content: its bytes, those stored and their CRC32, and its SHA-256."""
+
+_SAMPLE_FROM = 8 << 10
+_SAMPLE = 2048
+_DICTIONARY_UP_TO = 64 << 10
+"""Bytes of contents above which a dictionary gains next to nothing."""
+_MIN_FILES = 64
+"""Files of a kind below which no dictionary is tried."""
+_MIN_GAIN = 0.03
+"""Part of the stored bytes that a dictionary must save to be worth its cold read."""
+
+
+class Encoded(NamedTuple):
+    """A content as it will be stored.
+
+    `crc32` is over `stored`, `sha256` over the content, `size` the content's bytes; `parameter` as in `model.Entry`.
+    """
+
+    codec: Codec
+    parameter: int
+    stored: bytes
+    crc32: int
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """Encoded contents as columns: `facts`, shape (n,) of `FACTS`, and their stored bytes end to end."""
+
+    facts: NDArray[np.void]
+    stored: bytes
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @classmethod
+    def of(cls, contents: Sequence[Encoded]) -> EncodedBatch:
+        """The columns of single contents."""
+        facts = np.zeros(len(contents), FACTS)
+        facts["size"] = [item.size for item in contents]
+        facts["stored_size"] = [len(item.stored) for item in contents]
+        facts["crc32"] = [item.crc32 for item in contents]
+        facts["parameter"] = [item.parameter for item in contents]
+        facts["codec"] = [item.codec for item in contents]
+        facts["digest"] = np.frombuffer(b"".join([item.sha256 for item in contents]), np.uint8).reshape(-1, 32)
+        return cls(facts, b"".join([item.stored for item in contents]))
+
+    def select(self, chosen: NDArray[np.bool_]) -> EncodedBatch:
+        """The contents where `chosen`, shape (n,), is true."""
+        if bool(chosen.all()):
+            return self
+        places = pairwise(accumulate(self.facts["stored_size"].tolist(), initial=0))
+        kept = zip(places, chosen.tolist(), strict=True)
+        return EncodedBatch(self.facts[chosen], b"".join([self.stored[a:b] for (a, b), keep in kept if keep]))
+
+    def __iter__(self) -> Iterator[Encoded]:
+        """The contents one by one."""
+        places = pairwise(accumulate(self.facts["stored_size"].tolist(), initial=0))
+        for row, (begin, end) in zip(self.facts, places, strict=True):
+            size, _, crc, parameter, codec, sha256 = row
+            yield Encoded(Codec(codec), int(parameter), self.stored[begin:end], int(crc), sha256.tobytes(), int(size))
+
+
+class _Method(NamedTuple):
+    """A way to compress: the codec and, for zstd, level and dictionary (0: none)."""
+
+    codec: Codec
+    level: int = 0
+    dictionary: int = 0
+
+
+_RAW = _Method(Codec.RAW)
+_CONSTANT = _Method(Codec.CONSTANT)
+
+_METHODS: dict[Policy, tuple[tuple[int, _Method], ...]] = {
+    # (largest size in bytes, method). Level 1 packs small records as tightly as level 3, and faster. lz4 is for larger
+    # contents only: it gives up the interpreter lock on each call.
+    Policy.FAST: ((16 << 10, _Method(Codec.ZSTD, -1)), (MAX_INLINE, _Method(Codec.LZ4))),
+    Policy.BALANCED: ((16 << 10, _Method(Codec.ZSTD, 1)), (MAX_INLINE, _Method(Codec.ZSTD, 3))),
+    Policy.SMALL: ((MAX_INLINE, _Method(Codec.ZSTD, 12)),),
+}
+DICTIONARY_LEVELS = {Policy.FAST: 1, Policy.BALANCED: 3, Policy.SMALL: 12}
+"""zstd levels of contents with a dictionary."""
+_STREAM_LEVELS = {Policy.FAST: 1, Policy.BALANCED: 3, Policy.SMALL: 9}
+
+_COMPRESSED = (
+    # First bytes of formats whose content is compressed already.
+    b"\x1f\x8b",  # gzip
+    b"PK\x03\x04",  # zip, docx, xlsx, jar
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"GIF8",
+    b"\x28\xb5\x2f\xfd",  # zstd
+    b"\x04\x22\x4d\x18",  # lz4
+    b"BZh",
+    b"\xfd7zXZ",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!",
+    b"OggS",
+    b"fLaC",
+    b"ID3",
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
+)
+_FIRST_BYTES = frozenset(magic[0] for magic in _COMPRESSED) | {ord("R"), 0}
+
+
+def toolchain() -> str:
+    """The libraries that decide stored bytes, with versions. Same rows, options and toolchain give the same shard."""
+    libzstd = ".".join(str(part) for part in zstandard.ZSTD_VERSION)
+    return f"zstandard/{zstandard.__version__} libzstd/{libzstd} lz4/{lz4.library_version_string()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Dictionaries, numbered from 1, and which of them the files of a kind are compressed with ("": other kinds)."""
+
+    dictionaries: tuple[bytes, ...] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
+
+    def number(self, kind: str) -> int:
+        """The dictionary for files of a kind; 0 for none."""
+        return self.kinds.get(kind, self.kinds.get("", 0))
+
+
+class _Compressors(threading.local):
+    """A thread's compressors: they are dear to make and not safe to share."""
+
+    def __init__(self) -> None:
+        self.made: dict[_Method, zstandard.ZstdCompressor] = {}
+
+
+class Encoder:
+    """Encodes contents by a policy with the dictionaries of one shard. Threads may share it: contexts are their own."""
+
+    def __init__(self, policy: Policy = Policy.BALANCED, trained: Trained | None = None) -> None:
+        self.policy = policy
+        self.trained = trained or Trained()
+        self._loaded = [zstandard.ZstdCompressionDict(data) for data in self.trained.dictionaries]
+        for loaded in self._loaded:
+            loaded.precompute_compress(level=DICTIONARY_LEVELS[policy])
+        self._contexts = _Compressors()
+
+    def encode(self, contents: Sequence[bytes], media_types: Sequence[str] | None = None) -> EncodedBatch:
+        """Encodes a batch (about 1 MB is best), each content at most `MAX_INLINE` bytes, in order.
+
+        `media_types`, one for each, help to find a content's dictionary; the same contents give the same result in any
+        batch.
+
+        Raises:
+            UsageError: a content is larger.
+        """
+        count = len(contents)
+        facts = np.zeros(count, FACTS)
+        sizes = [len(content) for content in contents]
+        stored: list[bytes] = list(contents)
+        codecs = [0] * count
+        parameters = [0] * count
+        work: dict[_Method, list[int]] = {}
+        types = media_types or [""] * count
+        for number, content in enumerate(contents):
+            method = self._method(content, types[number])
+            if method is _CONSTANT:
+                codecs[number], parameters[number], stored[number] = Codec.CONSTANT, content[0], b""
+            elif method is not _RAW:
+                work.setdefault(method, []).append(number)
+        for method, numbers in work.items():
+            results = self._compress([contents[number] for number in numbers], method)
+            for number, result in zip(numbers, results, strict=True):
+                if len(result) < sizes[number]:
+                    codecs[number], parameters[number], stored[number] = method.codec, method.dictionary, result
+        facts["size"] = sizes
+        facts["stored_size"] = [len(item) for item in stored]
+        facts["crc32"] = [crc32(item) for item in stored]
+        facts["parameter"] = parameters
+        facts["codec"] = codecs
+        facts["digest"] = np.frombuffer(b"".join([digest(content) for content in contents]), np.uint8).reshape(-1, 32)
+        return EncodedBatch(facts, b"".join(stored))
+
+    def _method(self, content: bytes, media_type: str) -> _Method:
+        method = choose(content, self.policy)
+        if self._loaded and method.codec in _COMPRESSING and len(content) <= _DICTIONARY_UP_TO:
+            number = self.trained.number(kind_of(content, media_type))
+            if number:
+                return _Method(Codec.ZSTD, DICTIONARY_LEVELS[self.policy], number)
+        return method
+
+    def _compress(self, contents: list[bytes], method: _Method) -> list[bytes]:
+        if method.codec is Codec.LZ4:
+            return [lz4.block.compress(content, store_size=False) for content in contents]
+        buffers = cast("list[bytes | bytearray | memoryview]", contents)
+        segments = self._compressor(method).multi_compress_to_buffer(buffers, threads=1)
+        # What holds a segment can be joined, measured and summed like bytes, without making bytes of it.
+        return [cast("bytes", segments[number]) for number in range(len(contents))]
+
+    def _compressor(self, method: _Method) -> zstandard.ZstdCompressor:
+        contexts = self._contexts.made
+        found = contexts.get(method)
+        if found is None:
+            loaded = self._loaded[method.dictionary - 1] if method.dictionary else None
+            found = contexts[method] = _compressor(method.level, loaded)
+        return found
+
+
+def facts_of(contents: Sequence[bytes]) -> EncodedBatch:
+    """Sizes and digests of contents that are not to be stored."""
+    facts = np.zeros(len(contents), FACTS)
+    facts["size"] = [len(content) for content in contents]
+    facts["digest"] = np.frombuffer(b"".join([digest(content) for content in contents]), np.uint8).reshape(-1, 32)
+    return EncodedBatch(facts, b"")
+
+
+_COMPRESSING = frozenset({Codec.ZSTD, Codec.LZ4})
+_ENCODERS = {policy: Encoder(policy) for policy in Policy}
+
+
+def encode(content: bytes, policy: Policy = Policy.BALANCED) -> Encoded:
+    """Encodes one content of at most `MAX_INLINE` bytes without a dictionary.
+
+    Raises:
+        UsageError: the content is larger.
+    """
+    return next(iter(_ENCODERS[policy].encode((content,))))
+
+
+def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *, policy: Policy, files: int) -> Trained:
+    """Dictionaries for a shard of `files` files, of which `contents` are a fair sample; none where they don't pay.
+
+    One for each kind that has files enough in the sample, one for all others. A dictionary pays if it saves more, on
+    files that it was not trained on, than its two copies in the shard take. Same sample, same dictionaries.
+
+    Takes at most 0.5 s a kind: one is trained on `TRAINING_FILES` files and 1 MiB at most, and tried on as many files.
+    """
+    samples: dict[str, list[bytes]] = {}
+    for content, media_type in zip(contents, media_types, strict=True):
+        if len(content) <= _DICTIONARY_UP_TO and choose(content, policy).codec in _COMPRESSING:
+            samples.setdefault(kind_of(content, media_type), []).append(content)
+    rare = [kind for kind, own in samples.items() if len(own) < _MIN_FILES]
+    others = [content for kind in rare for content in samples.pop(kind)]
+    if len(others) >= _MIN_FILES:
+        samples[""] = others
+    dictionaries: list[bytes] = []
+    kinds: dict[str, int] = {}
+    for kind, count in Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES):
+        dictionary = _paying(samples[kind], policy, files * count // len(contents))
+        if dictionary is not None:
+            dictionaries.append(dictionary)
+            kinds[kind] = len(dictionaries)
+        elif kind:
+            kinds[kind] = 0
+    return Trained(tuple(dictionaries), kinds)
+
+
+def _paying(samples: list[bytes], policy: Policy, files: int) -> bytes | None:
+    """A dictionary trained on three quarters of `samples`, if it pays for `files` files on the evidence of the rest."""
+    cut = min(TRAINING_FILES, len(samples) * 3 // 4)
+    dictionary = train(samples[:cut], DICTIONARY_LEVELS[policy])
+    if dictionary is None:
+        return None
+    test = samples[cut : cut + TRAINING_FILES]
+    without, having = (
+        int(Encoder(policy, trained).encode(test).facts["stored_size"].sum())
+        for trained in (Trained(), Trained((dictionary,), {"": 1}))
+    )
+    saved = (without - having) * files / len(test)
+    return dictionary if saved > 2 * len(dictionary) and having < without * (1 - _MIN_GAIN) else None
+
+
+def kind_of(content: bytes, media_type: str) -> str:
+    """What files are likely to have much in common: the media type, else what the first bytes look like."""
+    if media_type and media_type != "application/octet-stream":
+        return media_type
+    head = content[:4]
+    if not head.isascii() or min(head, default=0) < 9:
+        return head.hex()
+    return _OPENINGS.get(head[:1], "text")
+
+
+_OPENINGS = {b"{": "json", b"[": "json", b"<": "markup"}
+
+
+def choose(content: bytes, policy: Policy) -> _Method:
+    """What to try on `content`: constant, raw where it looks compressed already, else the policy's method.
+
+    Raises:
+        UsageError: the content is larger than `MAX_INLINE`.
+    """
+    size = len(content)
+    if size == 0:
+        return _RAW
+    first = content[0]
+    if first == content[-1] == content[size >> 1] and content.count(first) == size:
+        return _CONSTANT
+    if policy is not Policy.SMALL and (
+        (first in _FIRST_BYTES and _has_magic(content)) or (size >= _SAMPLE_FROM and looks_random(content))
+    ):
+        return _RAW
+    for limit, method in _METHODS[policy]:
+        if size <= limit:
+            return method
+    raise UsageError(
+        f"a content of {size} bytes is larger than the {MAX_INLINE} bytes held in memory",
+        todo="Stream it to a shard of its own.",
+    )
+
+
+def looks_random(content: bytes) -> bool:
+    """Whether the bytes are spread so evenly that compression is not worth trying.
+
+    Takes up to 2,048 bytes spread over the content and compares the sum of squared byte counts with that of an even
+    spread, n + n * (n - 1) / 256, in integers: random bytes and compressed formats exceed n * n / 256 by about an
+    eighth at n = 2,048, machine code or text by a factor of 3 and more.
+    """
+    sample = np.frombuffer(content, np.uint8)[:: max(1, len(content) // _SAMPLE)][:_SAMPLE]
+    counts = np.bincount(sample, minlength=256)
+    n = len(sample)
+    return int(np.dot(counts, counts)) * 256 * 4 < n * n * 5
+
+
+def stream_compressor(first: bytes, size: int, policy: Policy) -> zstandard.ZstdCompressionObj | None:
+    """A zstd compressor for one stream of `size` bytes that begins with `first`; None if it should be stored raw."""
+    if not size or choose(first, policy) is _RAW:
+        return None
+    return _compressor(_STREAM_LEVELS[policy]).compressobj(size=size)
+
+
+class _BlockContext(threading.local):
+    """A compressor of blocks for each thread: they are dear to make and not safe to share."""
+
+    def __init__(self) -> None:
+        self.compressor = _compressor(3)
+
+
+def _compressor(level: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> zstandard.ZstdCompressor:
+    """Makes magicless frames that state their content size, without checksum or dictionary id."""
+    parameters = zstandard.ZstdCompressionParameters(
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        compression_level=level,
+        write_content_size=1,
+        write_checksum=0,
+        write_dict_id=0,
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary)
+
+
+_blocks = _BlockContext()
+
+
+def pack_block(raw: bytes) -> bytes:
+    """Compresses a block of columns; returns `raw` itself unless the zstd frame is smaller."""
+    packed = _blocks.compressor.compress(raw)
+    return packed if len(packed) < len(raw) else raw
+
+
+def _has_magic(content: bytes) -> bool:
+    # ISO media (mp4, heic) and RIFF-WebP have their mark behind a length.
+    return content.startswith(_COMPRESSED) or content[4:8] == b"ftyp" or content[8:12] == b"WEBP"

@@ -1,0 +1,105 @@
+"""Which contents a shard holds already, so that each is stored once: found by their SHA-256, in arrays, not objects.
+
+Knows nothing of files or bytes on their way out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vera_core.format.groups import ELSEWHERE
+from vera_core.format.layout import MAX_SHARED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_KNOWN = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("stored_size", "<u4"),
+        ("crc32", "<u4"),
+        ("parameter", "<u2"),
+        ("codec", "u1"),
+        ("digest", "u1", (32,)),
+    ]
+)
+"""A stored content: its place, and what an entry that shares it takes over."""
+
+_TAKEN = ("stored_size", "crc32", "parameter", "codec")
+
+
+class Contents:
+    """The first `MAX_SHARED` contents that were stored: at most 80 bytes each. A later one is stored each time."""
+
+    def __init__(self) -> None:
+        self._known = np.zeros(0, _KNOWN)
+        self._count = 0
+        # Runs of sorted (first 8 bytes of the digest, number in `_known`), merged when they reach the size of their
+        # neighbour: logarithmic search.
+        self._runs: list[tuple[NDArray[np.uint64], NDArray[np.uint32]]] = []
+
+    def share(self, rows: NDArray[np.void]) -> NDArray[np.uint64]:
+        """The column `place` of a group of `waiting.ROW`; rows that share a content take over how it is stored."""
+        place = np.zeros(len(rows), np.uint64)
+        storing = np.flatnonzero(rows["stored_size"] > 0)
+        found, known = self._find(rows["digest"][storing])
+        found = storing[found]
+        place[found] = known["offset"] + np.uint64(ELSEWHERE)
+        for name in _TAKEN:
+            rows[name][found] = known[name]
+        for row, holder in _repeated(rows["digest"], storing[place[storing] == 0]):
+            place[row] = holder + 1
+            for name in _TAKEN:
+                rows[name][row] = rows[name][holder]
+        return place
+
+    def add(self, rows: NDArray[np.void], begin: int) -> None:
+        """Remembers the contents that `rows` bring, which lie end to end from `begin` on."""
+        rows = rows[: MAX_SHARED - self._count]
+        if not len(rows):
+            return
+        need = self._count + len(rows)
+        if need > len(self._known):
+            self._known.resize(max(need, len(self._known) * 5 // 4, 1024), refcheck=False)
+        fresh = self._known[self._count : need]
+        fresh["offset"] = np.uint64(begin) + np.cumsum(rows["stored_size"]) - rows["stored_size"]
+        for name in (*_TAKEN, "digest"):
+            fresh[name] = rows[name]
+        keys = _prefixes(rows["digest"])
+        order = np.argsort(keys, kind="stable")
+        self._runs.append((keys[order], (order + self._count).astype(np.uint32)))
+        self._count = need
+        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
+            (keys, numbers), (more_keys, more_numbers) = self._runs[-2:]
+            keys, numbers = np.concatenate((keys, more_keys)), np.concatenate((numbers, more_numbers))
+            order = np.argsort(keys, kind="stable")
+            self._runs[-2:] = [(keys[order], numbers[order])]
+
+    def _find(self, digests: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+        """Which of `digests`, shape (n, 32), are known: their numbers, and what is known of each."""
+        wanted = _prefixes(digests)
+        found = np.full(len(wanted), -1, np.int64)
+        for known, numbers in self._runs:
+            places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            found = np.where((found < 0) & (known[places] == wanted), numbers[places].astype(np.int64), found)
+        rows = np.flatnonzero(found >= 0)
+        same = (self._known["digest"][found[rows]] == digests[rows]).all(axis=1)
+        rows = rows[same]
+        return rows, self._known[found[rows]]
+
+
+def _prefixes(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The first 8 bytes of each digest as a number; `digests` has shape (n, 32)."""
+    return np.ascontiguousarray(digests[:, :8]).view("<u8").reshape(-1)
+
+
+def _repeated(digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The rows whose content came with an earlier one of `rows`, and which."""
+    if len(np.unique(_prefixes(digests[rows]))) == len(rows):
+        return []
+    seen: dict[bytes, int] = {}
+    every = digests.tobytes()
+    holders = [(row, seen.setdefault(every[32 * row : 32 * row + 32], row)) for row in rows.tolist()]
+    return [(row, holder) for row, holder in holders if row != holder]
