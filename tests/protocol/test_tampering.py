@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,8 @@ from tests.protocol.packing import (
     some_files,
 )
 from vera_core.errors import IntegrityError, VeraError
-from vera_core.keyspace import KeyKind
+from vera_core.keyspace import KeyKind, number_text
+from vera_core.model import Lock, LockMode
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import INTEGRITY, WORM_LOCK, verify_slots, verify_window
@@ -100,20 +102,74 @@ def test_deletes_over_every_key_hide_nothing_from_anyone(store: ObjectStore, tmp
     assert verify_window(fresh, source, source.window()).ok
     plan = plan_doctor(fresh)
     assert plan.slots == 2
-    assert plan.removals == len(keys_of_versions(store, KeyKind.LOG) | keys_of_versions(store, KeyKind.SHARD))
+    hidden = [keys_of_versions(store, kind) for kind in KINDS if kind is not KeyKind.SIDECAR]
+    assert plan.removals == sum(map(len, hidden))
     assert plan.sidecars == 2
     done = execute_doctor(fresh, plan)
     assert (done.removed, done.sidecars) == (plan.removals, 2)
     after = plan_doctor(opened(store, tmp_path))
     assert (after.removals, after.sidecars, after.unsealed) == (0, 0, 0)
     assert after.findings == ()
-    assert {repo.keys.parse(info.key).kind for info in store.list_objects(KEYS.root)} >= {KeyKind.LOG, KeyKind.SHARD}
+    assert {repo.keys.parse(info.key).kind for info in store.list_objects(KEYS.root)} >= set(KINDS)
     assert_archived(store, tmp_path, source)
     assert repo.uri == fresh.uri
 
 
 def keys_of_versions(store: ObjectStore, kind: KeyKind) -> set[str]:
     return {info.key for info in store.list_versions(KEYS.root) if KEYS.parse(info.key).kind is kind}
+
+
+@pytest.mark.parametrize("kind", [KeyKind.LOG, KeyKind.MANIFEST, KeyKind.CONFIG, KeyKind.AUDIT])
+def test_the_doctor_names_and_removes_what_strangers_put_over_records(
+    store: ObjectStore, tmp_path: Path, kind: KeyKind
+) -> None:
+    """By VersionId, and nothing that is locked: neither a record nor what somebody locked over one."""
+    _, source = packed(store, tmp_path, 20)
+    sound = {(info.key, info.version_id) for info in store.list_versions(KEYS.root)}
+    keys = keys_of(store, kind)
+    following = KEYS.parse(keys[-1])
+    keys.append(keys[-1].replace(number_text(following.number), number_text(following.number + 1)))
+    for key in keys:
+        store.put(key, b"evil")
+        store.delete(key)
+        store.put(key, b"evil")
+    locked = store.put(keys[0], b"evil", lock=Lock(LockMode.GOVERNANCE, store.now() + timedelta(hours=1)))
+    put = {(info.key, info.version_id) for info in store.list_versions(KEYS.root)} - sound
+    put.remove((locked.key, locked.version_id))
+
+    plan = plan_doctor(opened(store, tmp_path))
+    named = [finding for item in plan.diagnoses for finding in item.removals]
+    assert {(finding.key, finding.version_id) for finding in named} == put
+    assert all(finding.what for finding in named)
+    assert (plan.ok, plan.removals) == (False, len(put))
+    done = execute_doctor(opened(store, tmp_path), plan)
+    assert (done.ok, done.removed) == (True, len(put))
+    left = {(info.key, info.version_id) for info in store.list_versions(KEYS.root)}
+    assert left >= sound | {(locked.key, locked.version_id)}
+    assert not left & put
+    assert plan_doctor(opened(store, tmp_path)).ok
+    assert_archived(store, tmp_path, source)
+
+
+def test_the_doctor_of_one_tenant_leaves_the_others_and_the_repository_alone(
+    memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    repo, _ = packed(memory_store, tmp_path, 10)
+    pack(repo, MemorySource(some_files(10), tenant="other"))
+    for info in list(memory_store.list_objects(KEYS.root)):
+        memory_store.delete(info.key)
+    plan = plan_doctor(opened(memory_store, tmp_path), tenant="other")
+    assert {KEYS.parse(found.key).tenant for item in plan.diagnoses for found in item.removals} == {"other"}
+
+
+def test_an_audit_trail_that_does_not_verify_is_a_finding(memory_store: MemoryStore, tmp_path: Path) -> None:
+    packed(memory_store, tmp_path, 10)
+    [first, _] = keys_of(memory_store, KeyKind.AUDIT)
+    edit_bytes(memory_store, first, flip(20))
+    plan = plan_doctor(opened(memory_store, tmp_path))
+    assert [(finding.key, finding.severity) for finding in plan.findings] == [(first, "error")]
+    done = execute_doctor(opened(memory_store, tmp_path), plan)
+    assert not done.ok
 
 
 def test_locked_versions_stay(store: ObjectStore, tmp_path: Path) -> None:

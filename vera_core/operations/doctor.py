@@ -1,7 +1,7 @@
 """The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
 
 It seals commits whose locks are too short, rebuilds sidecars, and removes delete markers over shards and records, and
-unlocked versions over records.
+unlocked versions over records (strangers.py finds those outside the slots).
 Locks are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names) is listed with
 its bytes and cost; deleting it is `vera gc`'s business.
 """
@@ -9,6 +9,7 @@ its bytes and cost; deleting it is `vera gc`'s business.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ from vera_core.keyspace import KeyKind
 from vera_core.operations.commit import is_unsealed, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.strangers import record_places, removable
 from vera_core.operations.walk import all_slots
 from vera_core.routing import EpochState
-from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,17 +28,23 @@ if TYPE_CHECKING:
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
     from vera_core.slots import SlotState
-    from vera_core.store.chain import Finding as LogFinding
+
+PLACES_AUDITED = 1000
+"""So many places an intent names; a log record has its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlotDiagnosis:
-    """What is to be done for one slot. `removals` are (key, VersionId) of versions that are no data."""
+class Diagnosis:
+    """What is to be done at one place: a slot, or the records under a key prefix outside the slots (`slot` is None).
 
-    slot: Slot
+    `removals` name the versions and markers, by VersionId, that are no data and go.
+    """
+
+    place: str
+    slot: Slot | None = None
     unsealed: int = 0
     sidecar: str = ""
-    removals: tuple[tuple[str, str], ...] = ()
+    removals: tuple[Finding, ...] = ()
     error: str = ""
 
 
@@ -52,7 +59,7 @@ class DoctorPlan(Report):
     garbage: int = figure("garbage shard versions", "objects")
     garbage_bytes: int = figure("garbage", "bytes")
     garbage_cost: float = figure("garbage costs", "USD/month")
-    diagnoses: tuple[SlotDiagnosis, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
@@ -70,7 +77,7 @@ class DoctorReport(Report):
 class _Survey:
     """What has been seen so far."""
 
-    diagnoses: list[SlotDiagnosis] = field(default_factory=list)
+    diagnoses: list[Diagnosis] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     slots: int = 0
     garbage: int = 0
@@ -80,7 +87,10 @@ class _Survey:
 def plan_doctor(
     repo: Repository, *, tenant: str | None = None, progress: Callable[[int], None] | None = None
 ) -> DoctorPlan:
-    """Examines every slot (of one tenant, or of all); changes nothing. `progress` gets the number of slots done."""
+    """Examines the records and slots of one tenant, or of all and those of the repository; changes nothing.
+
+    `progress` gets the number of slots done.
+    """
     began = time.monotonic()
     repo.refresh_config()
     survey = _Survey()
@@ -93,8 +103,14 @@ def plan_doctor(
                     severity="warning",
                 )
             )
+    for place, look in record_places(repo, tenant):
+        with _told(survey, place):
+            removals = tuple(removable(repo, look()))
+            if removals:
+                survey.diagnoses.append(Diagnosis(place=place, removals=removals))
     for slot in all_slots(repo, tenant=tenant):
-        _examine(repo, slot, survey)
+        with _told(survey, str(slot), slot):
+            _examine(repo, slot, survey)
         survey.slots += 1
         if progress is not None:
             progress(survey.slots)
@@ -115,7 +131,7 @@ def plan_doctor(
 
 
 def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
-    """Puts right what `plan` found, looking again at each slot first; what changed meanwhile is done as it is now.
+    """Puts right what `plan` found: removes exactly the versions it names, and seals and rebuilds what it finds now.
 
     Raises:
         IncompatibleError: the repository no longer takes writes from this version.
@@ -124,23 +140,24 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
     if not plan.diagnoses:
         return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
     repo.writable_config()
-    intent = repo.audit.intent("doctor", {"slots": [str(item.slot) for item in plan.diagnoses][:1000]})
+    intent = repo.audit.intent("doctor", {"places": [item.place for item in plan.diagnoses][:PLACES_AUDITED]})
     sealed = sidecars = removed = 0
     findings = list(plan.findings)
     for item in plan.diagnoses:
         if item.error:
             continue
-        log = repo.slot_log(item.slot)
         try:
-            state, foreign = log.survey()
-            for key, version_id in [*_removable(repo, foreign), *_shard_versions(repo, item.slot).markers]:
-                repo.store.delete(key, version_id=version_id)
+            for stranger in item.removals:
+                repo.store.delete(stranger.key, version_id=stranger.version_id)
                 removed += 1
-            sealed += seal(repo, log, state, after=0)
-            if state.records:
-                sidecars += log.rebuild_sidecar(state, repo.clock.now())
+            if item.slot is not None:
+                log = repo.slot_log(item.slot)
+                state = log.load()
+                sealed += seal(repo, log, state, after=0)
+                if state.records:
+                    sidecars += log.rebuild_sidecar(state, repo.clock.now())
         except VeraError as error:
-            findings.append(Finding(what=error.what, key=error.where.get("key", str(item.slot)), todo=error.todo))
+            findings.append(_finding(error, item.place))
     repo.audit.outcome(intent, "done", {"sealed": sealed, "sidecars": sidecars, "removed": removed})
     return DoctorReport(
         ok=not any(finding.severity == "error" for finding in findings),
@@ -148,40 +165,40 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
     )  # fmt: skip
 
 
+@contextmanager
+def _told(survey: _Survey, place: str, slot: Slot | None = None) -> Iterator[None]:
+    """Makes an error in the block a finding about `place`, and goes on with the next one."""
+    try:
+        yield
+    except VeraError as error:
+        survey.findings.append(_finding(error, place))
+        survey.diagnoses.append(Diagnosis(place=place, slot=slot, error=error.what))
+
+
+def _finding(error: VeraError, place: str) -> Finding:
+    return Finding(what=error.what, key=error.where.get("key", place), todo=error.todo)
+
+
 def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
     log = repo.slot_log(slot)
-    try:
-        state, foreign = log.survey()
-    except VeraError as error:
-        survey.findings.append(Finding(what=error.what, key=error.where.get("key", str(slot)), todo=error.todo))
-        survey.diagnoses.append(SlotDiagnosis(slot=slot, error=error.what))
-        return
+    state, foreign = log.survey()
     versions = _shard_versions(repo, slot)
     _judge_versions(versions, state, survey)
     sidecar = log.sidecar_trouble(state)
     unsealed = sum(is_unsealed(repo, shard) for shard in state.live())
-    removals = (*_removable(repo, foreign), *versions.markers)
+    removals = (*removable(repo, foreign), *versions.markers)
     if unsealed or sidecar or removals:
-        survey.diagnoses.append(SlotDiagnosis(slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals))
-
-
-def _removable(repo: Repository, foreign: list[LogFinding]) -> Iterator[tuple[str, str]]:
-    """The (key, VersionId) of what may go. A later locked version can't before its lock ends, and does no harm."""
-    for item in foreign:
-        try:
-            if item.is_marker or repo.store.get_lock(item.key, item.version_id) is None:
-                yield item.key, item.version_id
-        except MissingObjectError:
-            # Somebody was quicker.
-            continue
+        survey.diagnoses.append(
+            Diagnosis(place=str(slot), slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals)
+        )
 
 
 @dataclass(slots=True)
 class _ShardVersions:
-    """What lies under a slot's shard keys: sizes by VersionId, and delete markers as (key, VersionId)."""
+    """What lies under a slot's shard keys: sizes by VersionId, and delete markers."""
 
     sizes: dict[str, int] = field(default_factory=dict)
-    markers: list[tuple[str, str]] = field(default_factory=list)
+    markers: list[Finding] = field(default_factory=list)
 
 
 def _shard_versions(repo: Repository, slot: Slot) -> _ShardVersions:
@@ -190,7 +207,8 @@ def _shard_versions(repo: Repository, slot: Slot) -> _ShardVersions:
         if repo.keys.parse(info.key).kind is not KeyKind.SHARD:
             continue
         if info.is_delete_marker:
-            found.markers.append((info.key, info.version_id))
+            what = "delete marker over a shard"
+            found.markers.append(Finding(what=what, key=info.key, version_id=info.version_id, severity="warning"))
         else:
             found.sizes[info.version_id] = info.size
     return found

@@ -63,7 +63,7 @@ def frozen_manifests(repo: Repository, window: Window, scratch: Path) -> list[Fr
         parsed = repo.keys.parse(key)
         if parsed.kind is not KeyKind.MANIFEST:
             continue
-        chosen = _earliest(repo, infos)
+        chosen = counting_version(repo, infos)
         if chosen is not None:
             found.append(_load(repo, replace(window, revision=parsed.number), chosen, scratch))
     return sorted(found, key=lambda item: item.window.revision)
@@ -126,7 +126,7 @@ def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock 
         with suppress(PreconditionError):
             repo.store.put_file(key, path, sha256=sha256, condition=condition, lock=lock)
         infos = [info for info in repo.store.list_versions(key) if info.key == key]
-        chosen = _earliest(repo, infos)
+        chosen = counting_version(repo, infos)
         if chosen is not None:
             return chosen
         # Only unlocked versions or markers are there: somebody's plain PUT or DELETE, no manifest. Clear and retry.
@@ -175,8 +175,11 @@ def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:
     return all(routing.n_bits(segment.slot.day) == segment.slot.n_bits for segment in manifest.segments)
 
 
-def _earliest(repo: Repository, infos: list[VersionInfo]) -> VersionInfo | None:
-    """The earliest locked version (the earliest at all where the repository has no locks); `infos` newest first."""
+def counting_version(repo: Repository, infos: list[VersionInfo]) -> VersionInfo | None:
+    """The version that is the manifest of a key, or None; `infos` are all its versions, newest first.
+
+    The earliest locked one; the earliest at all where the repository has no locks.
+    """
     for info in reversed(infos):
         if info.is_delete_marker:
             continue

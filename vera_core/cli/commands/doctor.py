@@ -30,10 +30,11 @@ def command(
 ) -> None:
     """Put right what a crash or a stranger left behind.
 
-    Examines every slot and prints what it found; then, unless --dry-run, seals commits whose locks were not yet
-    extended, rebuilds sidecars that are missing or old, and removes delete markers and unlocked versions over log
-    records. None of these can hide or change a file; they only cost time. Uploads that no record names are listed with
-    what they cost. What it can't put right, such as a lost shard, is a finding and exit code 6.
+    Examines every slot and record and prints what it found; then, unless --dry-run, seals commits whose locks were not
+    yet extended, rebuilds sidecars that are missing or old, and removes delete markers and unlocked versions over
+    records of every kind, by VersionId. None of these can hide or change a file; they only cost time. Uploads that no
+    record names are listed with what they cost. What it can't put right, such as a lost shard, is a finding and exit
+    code 6. With --tenant only the tenant's own slots and manifests are examined.
     """
     repo = open_repository(load_settings(settings, repository=repository))
     with meter("Examining", "slots", quiet=as_json) as progress:
@@ -53,13 +54,13 @@ def _show_plan(plan: DoctorPlan) -> None:
     show_figures(plan)
     if plan.diagnoses:
         show_table(
-            ("slot", "unsealed", "sidecar", "to remove", "error"),
+            ("where", "unsealed", "sidecar", "to remove", "error"),
             [
-                (str(item.slot), str(item.unsealed), item.sidecar, str(len(item.removals)), item.error)
+                (item.place, str(item.unsealed), item.sidecar, str(len(item.removals)), item.error)
                 for item in plan.diagnoses
             ],
         )
-    show_findings(plan.findings)
+    show_findings([*plan.findings, *(found for item in plan.diagnoses for found in item.removals)])
 
 
 def _show_report(plan: DoctorPlan, report: DoctorReport) -> None:
