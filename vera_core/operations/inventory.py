@@ -1,6 +1,7 @@
 """The inventory: a Parquet catalogue of a day's living files, for people, DuckDB and pandas; derived from the shards.
 
-One file per slot, named after the log record it reflects; writing a newer one removes the older.
+One file per slot, of all sources that archive into it, named after the log record it reflects at least; the highest
+number supersedes the others, whoever wrote them and in whatever order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vera_core.errors import UsageError
 from vera_core.keyspace import KeyKind
 from vera_core.model import day_text
 from vera_core.operations.cost import S3_STANDARD_IA, saved_monthly
@@ -23,11 +25,13 @@ from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import slots
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
+    from vera_core.store.base import VersionInfo
 
 ROWS = 16_384
 SCHEMA = pa.schema(
@@ -75,16 +79,14 @@ def write_inventory(repo: Repository, tenant: str, day: date) -> InventoryReport
     """
     began = time.monotonic()
     repo.writable_config()
-    keys: list[str] = []
+    counting: dict[Slot, range] = {}
     files = content = 0
     with repo.scratch() as scratch:
         for slot in slots(repo, tenant, day):
-            key, count, size = _write_slot(repo, slot, scratch)
-            if key:
-                keys.append(key)
+            counting[slot], count, size = _write_slot(repo, slot, scratch)
             files += count
             content += size
-    _remove_older(repo, tenant, day, keys)
+    keys = _remove_superseded(repo, tenant, day, counting)
     objects, stored = day_objects(repo, tenant, day)
     saved = saved_monthly(S3_STANDARD_IA, files=files, content_bytes=content, objects=objects, stored_bytes=stored)
     return InventoryReport(
@@ -107,8 +109,9 @@ def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
     return objects, size
 
 
-def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[str, int, int]:
-    """Writes one slot's file; returns its key ("" for an empty slot), the number of files and their content bytes."""
+def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int, int]:
+    """Writes one slot's file, none for an empty slot; returns the numbers that count now, how many files, their bytes."""
+    # Read before the rows: they may be newer than the number says, never older.
     number = repo.slot_log(slot).current().head.number
     path = scratch / f"inventory-{slot.index_text}.parquet"
     files = content = 0
@@ -134,23 +137,50 @@ def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[str, int, 
             }
             writer.write_table(pa.table(columns, schema=SCHEMA))
     if not files:
-        return "", 0, 0
+        return range(number + 1, number + 1), 0, 0
     key = repo.keys.inventory(slot.tenant, slot.day, slot.index_text, number)
     digest = hashlib.sha256(path.read_bytes()).digest()
     repo.store.put_file(key, path, sha256=digest)
-    return key, files, content
+    return range(number, number + 1), files, content
 
 
-def _remove_older(repo: Repository, tenant: str, day: date, keys: list[str]) -> None:
-    """Removes every version of a day's inventory but the newest of `keys`: they are derived, and cost money."""
-    latest: set[str] = set()
-    old: list[tuple[str, str]] = []
+def _remove_superseded(repo: Repository, tenant: str, day: date, counting: Mapping[Slot, range]) -> list[str]:
+    """Removes every version of a day's inventory but the newest of each slot's highest number; returns those keys.
+
+    `counting` has the numbers that count for a slot, as far as is known here. Others may have written higher ones
+    meanwhile, and for slots that were not there yet: theirs stay, and ours go. A number that the slot's log has not
+    reached is a stranger's.
+    """
+    found: dict[str, list[VersionInfo]] = {}
     for info in repo.store.list_versions(repo.keys.inventory_day_prefix(tenant, day)):
-        if repo.keys.parse(info.key).kind is not KeyKind.INVENTORY:
-            continue
-        if info.key in keys and info.key not in latest and not info.is_delete_marker:
-            latest.add(info.key)
-        else:
-            old.append((info.key, info.version_id))
-    for key, version_id in old:
-        repo.store.delete(key, version_id=version_id)
+        parsed = repo.keys.parse(info.key)
+        if parsed.kind is KeyKind.INVENTORY:
+            found.setdefault(parsed.index_text, []).append(info)
+    keys: list[str] = []
+    for infos in found.values():
+        key = _current_key(repo, infos, counting)
+        keys += [key] if key else []
+        newest = next((info for info in infos if info.key == key and not info.is_delete_marker), None)
+        for info in infos:
+            if info is not newest:
+                repo.store.delete(info.key, version_id=info.version_id)
+    return keys
+
+
+def _current_key(repo: Repository, infos: list[VersionInfo], counting: Mapping[Slot, range]) -> str:
+    """Which of the files of one index is the slot's catalogue; "" for none of them."""
+    files = {parsed.number: parsed for parsed in (repo.keys.parse(i.key) for i in infos if not i.is_delete_marker)}
+    if not files:
+        return ""
+    highest = files[max(files)]
+    assert highest.day is not None
+    try:
+        slot = highest.slot(repo.config.routing.n_bits(highest.day))
+    except UsageError:
+        # An index that the day does not have.
+        return ""
+    known = counting.get(slot, range(0))
+    if highest.number >= known.stop:
+        known = range(known.start, repo.slot_log(slot).current().head.number + 1)
+    current = max((number for number in files if number in known), default=None)
+    return "" if current is None else files[current].key
