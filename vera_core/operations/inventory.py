@@ -110,7 +110,7 @@ def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
 
 
 def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int, int]:
-    """Writes one slot's file, none for an empty slot; returns the numbers that count now, how many files, their bytes."""
+    """Writes one slot's file, none for an empty slot; returns the numbers that count now, the files and their bytes."""
     # Read before the rows: they may be newer than the number says, never older.
     number = repo.slot_log(slot).current().head.number
     path = scratch / f"inventory-{slot.index_text}.parquet"
