@@ -60,7 +60,7 @@ class Waiting(NamedTuple):
     rows: NDArray[np.void]
     uids: list[bytes]
     attributes: list[bytes]
-    stored: bytes
+    stored: bytes | memoryview
 
     @classmethod
     def of(cls, names: Names, batch: EncodedBatch) -> Waiting:
@@ -114,6 +114,12 @@ class Waiting(NamedTuple):
                 )
         return int(keys[-1]), self.uids[-1]
 
+    def until(self, size: int, most: int) -> int:
+        """How many entries reach `size` bytes of stored contents, or of uids and attributes, or are `most`."""
+        rows = self.rows[:most]
+        names = np.array([len(text) for text in self.attributes[:most]], np.uint64) + rows["uid_length"]
+        return min(most, *(int(np.searchsorted(np.cumsum(each), size)) + 1 for each in (rows["stored_size"], names)))
+
     def names_size(self) -> NDArray[np.uint64]:
         """The bytes that uid and attributes of each take."""
         sizes = np.array([len(text) for text in self.attributes], np.uint64)
@@ -128,21 +134,21 @@ class Waiting(NamedTuple):
             np.concatenate((self.rows, more.rows)),
             self.uids + more.uids,
             self.attributes + more.attributes,
-            self.stored + more.stored,
+            b"".join((self.stored, more.stored)),
         )
 
     def split(self, count: int) -> tuple[Waiting, Waiting]:
         """The first `count`, and the others."""
         cut = int(self.rows["stored_size"][:count].sum())
         return (
-            Waiting(self.rows[:count].copy(), self.uids[:count], self.attributes[:count], self.stored[:cut]),
-            Waiting(self.rows[count:], self.uids[count:], self.attributes[count:], self.stored[cut:]),
+            Waiting(self.rows[:count].copy(), self.uids[:count], self.attributes[:count], bytes(self.stored[:cut])),
+            Waiting(self.rows[count:], self.uids[count:], self.attributes[count:], memoryview(self.stored)[cut:]),
         )
 
     def contents_of(self, chosen: NDArray[np.int64], sizes: NDArray[np.uint64]) -> bytes:
         """The stored bytes of some rows, by the sizes with which they came."""
         if int(sizes[chosen].sum()) == len(self.stored):
-            return self.stored
+            return bytes(self.stored)
         bounds = list(pairwise(accumulate(sizes.tolist(), initial=0)))
         return b"".join([self.stored[begin:end] for begin, end in (bounds[row] for row in chosen.tolist())])
 
