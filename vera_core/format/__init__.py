@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from vera_core.format.layout import SUFFIX, Footer, Header
 from vera_core.format.reader import ShardReader
-from vera_core.format.recover import Loss, Rebuilt, Salvage, rebuild
+from vera_core.format.recover import Survey, rebuild, saved_entries, survey
+from vera_core.format.remains import Clues, Damage
 from vera_core.format.source import BytesSource, FileSource, RangeSource
 from vera_core.format.verify import Verified
 from vera_core.format.waiting import Names
@@ -13,18 +14,20 @@ from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
 __all__ = [
     "SUFFIX",
     "BytesSource",
+    "Clues",
+    "Damage",
     "FileSource",
     "Footer",
     "Header",
-    "Loss",
     "Names",
     "RangeSource",
-    "Rebuilt",
-    "Salvage",
     "ShardOptions",
     "ShardReader",
     "ShardSummary",
     "ShardWriter",
+    "Survey",
     "Verified",
     "rebuild",
+    "saved_entries",
+    "survey",
 ]

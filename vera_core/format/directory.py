@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from vera_core.format.layout import Footer
 
 _DICTIONARY = struct.Struct("<8sQIII")
-_DICTIONARY_MAGIC = b"\xd3VDICT\n\0"
-_DICTIONARY_HEAD = _DICTIONARY.size + 4
-MAX_DICTIONARY_BLOCK = _DICTIONARY_HEAD + MAX_DICTIONARY
+DICTIONARY_MAGIC = b"\xd3VDICT\n\0"
+DICTIONARY_HEAD = _DICTIONARY.size + 4
+MAX_DICTIONARY_BLOCK = DICTIONARY_HEAD + MAX_DICTIONARY
 
 
 class Place(NamedTuple):
@@ -118,7 +118,7 @@ def parse_directory(raw: bytes, footer: Footer) -> Directory:
 
 def encode_dictionary(dictionary: bytes, number: int, position: int) -> bytes:
     """The block at the beginning of DATA that keeps a dictionary for recovery."""
-    head = _DICTIONARY.pack(_DICTIONARY_MAGIC, position, number, len(dictionary), crc32(dictionary))
+    head = _DICTIONARY.pack(DICTIONARY_MAGIC, position, number, len(dictionary), crc32(dictionary))
     return b"".join((head, crc32(head).to_bytes(4, "little"), dictionary))
 
 
@@ -130,16 +130,16 @@ def parse_dictionary(data: bytes, number: int, position: int) -> tuple[bytes, in
     Raises:
         FormatError: damaged.
     """
-    if data[:8] != _DICTIONARY_MAGIC:
+    if data[:8] != DICTIONARY_MAGIC:
         return None
-    if len(data) < _DICTIONARY_HEAD or crc32(data[: _DICTIONARY.size]) != int.from_bytes(
-        data[_DICTIONARY.size : _DICTIONARY_HEAD], "little"
+    if len(data) < DICTIONARY_HEAD or crc32(data[: _DICTIONARY.size]) != int.from_bytes(
+        data[_DICTIONARY.size : DICTIONARY_HEAD], "little"
     ):
         raise FormatError(f"the checksum of the dictionary at byte {position} does not match", todo=RESTORE)
     _, stated, own, size, crc = _DICTIONARY.unpack_from(data)
     if stated != position or own != number or size > MAX_DICTIONARY or own > MAX_DICTIONARIES:
         raise FormatError(f"the dictionary at byte {position} states impossible values", todo=RESTORE)
-    dictionary = data[_DICTIONARY_HEAD : _DICTIONARY_HEAD + size]
+    dictionary = data[DICTIONARY_HEAD : DICTIONARY_HEAD + size]
     if crc32(dictionary) != crc:
         raise FormatError(f"the dictionary at byte {position} is damaged", todo=RESTORE)
-    return dictionary, _DICTIONARY_HEAD + size
+    return dictionary, DICTIONARY_HEAD + size

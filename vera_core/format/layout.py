@@ -224,6 +224,11 @@ class Section:
         """The row's bytes."""
         return _SECTION.pack(self.tag, self.flags, self.crc, self.offset, self.size, self.raw_size, self.number)
 
+    @classmethod
+    def parse(cls, data: bytes) -> Section:
+        """A row from its `SECTION_SIZE` bytes, unchecked."""
+        return cls(*_SECTION.unpack(data))
+
 
 def pack_sections(sections: Sequence[Section]) -> bytes:
     """The section table's bytes."""

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, crc32, digest
-from vera_core.encoding import Encoded, EncodedBatch, pack_block
+from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, digest
+from vera_core.encoding import Encoded, EncodedBatch
 from vera_core.errors import UsageError
 from vera_core.format import layout
 from vera_core.format.columns import COLUMNS, TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
-from vera_core.format.directory import Place, encode_dictionary, encode_directory
+from vera_core.format.directory import encode_dictionary
 from vera_core.format.groups import AFTER, GROUP_BYTES, GroupBody, encode_group, group_entries
 from vera_core.format.sharing import Contents
 from vera_core.format.stream import StreamEncoder, pieces
+from vera_core.format.tail import Front, GroupFacts, Outline, encode_tail
 from vera_core.format.waiting import ROW, Names, Waiting
 from vera_core.model import Codec, Erasability, Policy, check_uid
 
@@ -96,8 +97,7 @@ class ShardWriter:
         self._waiting = Waiting(np.zeros(0, ROW), [], [], b"")
         self._last = (-1, b"")
         self._contents = Contents()
-        self._places: list[Place] = []
-        self._totals = _Totals()
+        self._outline = Outline()
         self._header: bytes | None = None
         self._data_start = 0
         self._streamed = False
@@ -106,7 +106,7 @@ class ShardWriter:
     @property
     def entries(self) -> int:
         """Entries appended so far."""
-        return self._totals.entries + len(self._waiting.rows) + len(self._queue)
+        return self._outline.entries + len(self._waiting.rows) + len(self._queue)
 
     def append(
         self,
@@ -196,7 +196,7 @@ class ShardWriter:
         """Writes what waits, the directory and the footer. The sink is not closed.
 
         Raises:
-            UsageError: finished before, or a streamed file failed.
+            UsageError: finished before, a streamed file failed, or there are too many groups (at least 64 GiB).
         """
         if self._closed:
             raise UsageError("the shard is finished already, or its streamed file failed")
@@ -204,46 +204,17 @@ class ShardWriter:
         while len(self._waiting.rows):
             self._flush(self._cut() or len(self._waiting.rows))
         self._closed = True
-        header = self._write_header()
-        data_end = self._position
-        sections = [
-            self._write_section(layout.DICTIONARY, dictionary, number)
-            for number, dictionary in enumerate(self._dictionaries, 1)
-        ]
-        # The directory last: the suffix that opening reads has it, whatever the dictionaries take.
-        sections.append(self._write_section(layout.DIRECTORY, encode_directory(self._places)))
-        table = layout.pack_sections(sections)
-        table_offset = self._position
-        self._emit(table)
-        totals = self._totals
-        footer = layout.Footer(
-            shard_size=self._position + layout.FOOTER_SIZE,
-            entries=totals.entries,
-            content_bytes=totals.content_bytes,
-            stored_bytes=totals.stored_bytes,
-            min_key=self._places[0].first_key if self._places else 0,
-            max_key=totals.max_key,
-            min_created_at=totals.min_created_at - TIME_BIAS if totals.entries else 0,
-            max_created_at=totals.max_created_at - TIME_BIAS if totals.entries else 0,
-            data_start=self._data_start,
-            data_end=data_end,
-            table_offset=table_offset,
-            sections=len(sections),
-            table_crc=crc32(table),
-            incompat=self._incompat,
-            compat=0,
-            repository_id=self._options.repository_id,
-            header_crc=int.from_bytes(header[-4:], "little"),
-        )
-        self._emit(footer.pack())
+        front = Front(self._write_header(), self._dictionaries, self._data_start, self._position)
+        self._emit(encode_tail(front, self._outline))
+        outline = self._outline
         return ShardSummary(
             self._position,
             self._sha256.digest(),
-            footer.entries,
-            footer.content_bytes,
-            footer.stored_bytes,
-            footer.min_key,
-            footer.max_key,
+            outline.entries,
+            outline.content_bytes,
+            outline.stored_bytes,
+            outline.min_key,
+            outline.max_key,
         )
 
     def _check(self, names: Names, batch: EncodedBatch) -> tuple[Waiting, tuple[int, bytes]]:
@@ -252,9 +223,7 @@ class ShardWriter:
             raise UsageError(
                 "the shard is finished or holds a streamed file; nothing can be added to it", uid=names.uids[0]
             )
-        entries = self.entries + len(batch)
-        groups = len(self._places) + entries - self._totals.entries  # at most
-        if entries > layout.MAX_ENTRIES or groups > layout.MAX_GROUPS:
+        if self.entries + len(batch) > layout.MAX_ENTRIES:
             raise UsageError(f"the shard is full with {self.entries} entries", todo="Begin another one.")
         if int(batch.facts["parameter"][batch.facts["codec"] == Codec.ZSTD].max(initial=0)) > len(self._dictionaries):
             raise UsageError("a content was encoded with a dictionary that the shard does not have", uid=names.uids[0])
@@ -277,13 +246,9 @@ class ShardWriter:
 
     def _cut(self) -> int:
         """How many of the waiting entries make a full group; 0 if there are too few."""
-        rows = self._waiting.rows
-        full = min(
-            self._options.group_entries or group_entries(self._totals.entries),
-            int(np.searchsorted(np.cumsum(rows["stored_size"]), GROUP_BYTES)) + 1,
-            int(np.searchsorted(np.cumsum(self._waiting.names_size()), GROUP_BYTES)) + 1,
-        )
-        return full if full <= len(rows) else 0
+        most = self._options.group_entries or group_entries(self._outline.entries)
+        full = self._waiting.until(GROUP_BYTES, most)
+        return full if full <= len(self._waiting.rows) else 0
 
     def _flush(self, count: int) -> None:
         """Writes the first `count` waiting entries as a group."""
@@ -306,17 +271,14 @@ class ShardWriter:
         own = {"flags": np.zeros(len(rows), np.uint64), "attributes": codes, "place": place}
         columns = [own[name] if name in own else rows[name].astype(np.uint64) for name in COLUMNS]
         content_size = int(rows["stored_size"][place == 0].sum())
-        totals = self._totals
         body = GroupBody(
             len(rows),
             int(rows["key"][0]),
             encode_body(columns, list(table), b"".join(group.uids)),
             rows["digest"].tobytes() + rows["crc32"].tobytes(),
         )
-        block = encode_group(self._position, totals.entries, content_size, body, flags=flags)
-        joined = int(bool(self._places) and totals.max_key == body.first_key)
-        self._places.append(Place(body.first_key, joined, len(rows), len(block), content_size))
-        totals.add(rows, content_size)
+        block = encode_group(self._position, self._outline.entries, content_size, body, flags=flags)
+        self._outline.add(GroupFacts(len(block), content_size, rows["key"], rows["size"], rows["created_at"]))
         self._emit(block)
         return self._position
 
@@ -340,12 +302,6 @@ class ShardWriter:
             self._data_start = self._position
         return self._header
 
-    def _write_section(self, tag: bytes, raw: bytes, number: int = 0) -> layout.Section:
-        stored = pack_block(raw)
-        section = layout.Section(tag, layout.REQUIRED, crc32(stored), self._position, len(stored), len(raw), number)
-        self._emit(stored)
-        return section
-
     def _pump(self, file: BinaryIO, size: int, policy: Policy, uid: str) -> Encoded:
         """Writes the encoded content of `file`."""
         coming = pieces(file)
@@ -364,24 +320,3 @@ class ShardWriter:
         last, encoded = encoder.finish()
         self._emit(last)
         return encoded
-
-
-@dataclass(slots=True)
-class _Totals:
-    """The footer's sums over all groups so far; times are biased."""
-
-    entries: int = 0
-    content_bytes: int = 0
-    stored_bytes: int = 0
-    max_key: int = 0
-    min_created_at: int = (1 << 64) - 1
-    max_created_at: int = 0
-
-    def add(self, rows: NDArray[np.void], content_size: int) -> None:
-        """Adds a group."""
-        self.entries += len(rows)
-        self.content_bytes += int(rows["size"].sum())
-        self.stored_bytes += content_size
-        self.max_key = int(rows["key"][-1])
-        self.min_created_at = min(self.min_created_at, int(rows["created_at"].min()))
-        self.max_created_at = max(self.max_created_at, int(rows["created_at"].max()))
