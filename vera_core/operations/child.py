@@ -104,10 +104,12 @@ def serve(answer: Callable[[bytes], bytes | None]) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Whatever else is printed must not get between the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Not sys.stdin: a thread that waits in it when the interpreter ends makes that a fatal error.
+    incoming = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     calls: SimpleQueue[bytes | None] = SimpleQueue()
 
     def take_in() -> None:
-        while (call := _read(sys.stdin.buffer)) is not None:
+        while (call := _read(incoming)) is not None:
             calls.put(call)
         calls.put(None)
 

@@ -300,7 +300,9 @@ def supervise(sockets: Sequence[str], command: Sequence[str]) -> int:
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)  # noqa: S603, PLW1509
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: a thread that waits in it when the interpreter ends makes that a fatal error.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
         server.kill()
 
     threading.Thread(target=watch, daemon=True).start()
