@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vera_core.codec import digest
+from vera_core.codec import digest, unpack_block
 from vera_core.dictionary import train
 from vera_core.encoding import Encoder, Trained
 from vera_core.errors import IncompatibleError, UsageError
@@ -31,9 +31,9 @@ from vera_core.format import (
     saved_entries,
     survey,
 )
-from vera_core.format.groups import AFTER, HEAD_SIZE, MAGIC, Group, GroupBody, encode_group, parse_group_head
+from vera_core.format.groups import AFTER, HEAD_SIZE, MAGIC, GroupBody, encode_group, key_of, parse_group_head
 from vera_core.format.layout import FOOTER_SIZE, HEADER_SIZE, Header
-from vera_core.model import Entry, Erasability, Origin
+from vera_core.model import Codec, Entry, Erasability, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -541,21 +541,40 @@ def test_checksums_of_contents_are_made_anew(damage: str) -> None:
 # ---------------------------------------------------------------------- contents that look like groups
 
 
-def imitation(position: int, first: int, first_key: int, *, size: int | None = None, flags: int = 0) -> bytes:
-    """A whole group with one entry, for a content that will lie at `position`."""
-    donor = opened(pack([File("forged", b"forged content, not compressed: 0123456789")], options=OPTIONS))
+FORGED = b"PK\x03\x04 forged content"
+
+
+@dataclass(frozen=True)
+class Lie:
+    """What an imitation of a group says; None: what is right where it stands. `keys`: where its uids' keys must lie."""
+
+    first: int | None = None
+    size: int | None = None
+    flags: int = 0
+    keys: tuple[str, ...] = ("fitting",)
+
+
+LIES = [
+    Lie(),
+    Lie(first=(1 << 24) - 1),
+    Lie(keys=("last",)),
+    Lie(keys=("first",)),
+    Lie(keys=("fitting", "last")),
+    Lie(size=10_000),
+    Lie(size=20 << 20, first=60),
+    Lie(first=0, flags=AFTER),
+]
+
+
+def imitation(position: int, first: int, uids: Sequence[str], lie: Lie) -> bytes:
+    """A whole group, for a content that will lie at `position`."""
+    donor = opened(pack([File(uid, FORGED) for uid in uids]))
     block = donor.fetch(donor.directory.blocks[0], donor.directory.sizes[0])
-    group = Group.parse(block, HEADER_SIZE)
-    body = GroupBody(1, first_key, plain(block, group), group.digests() + group.crcs()[0].to_bytes(4, "little"))
-    size = position - HEADER_SIZE if flags else size or group.head.content_size
-    made = encode_group(position, first, size, body, flags=flags)
-    return made + b"forged content, not compressed: 0123456789"
-
-
-def plain(block: bytes, group: Group) -> bytes:
-    from vera_core.codec import unpack_block
-
-    return unpack_block(block[HEAD_SIZE : HEAD_SIZE + group.head.stored_size], group.head.raw_size)
+    head = parse_group_head(block[:HEAD_SIZE], HEADER_SIZE)
+    columns = unpack_block(block[HEAD_SIZE : HEAD_SIZE + head.stored_size], head.raw_size)
+    body = GroupBody(len(uids), head.first_key, columns, block[HEAD_SIZE + head.stored_size :])
+    size = position - HEADER_SIZE if lie.flags else lie.size or head.content_size
+    return encode_group(position, first if lie.first is None else lie.first, size, body, flags=lie.flags) + FORGED
 
 
 @dataclass(frozen=True)
@@ -563,12 +582,16 @@ class Trap:
     """A shard with a raw content that holds imitations of groups at their right places."""
 
     data: bytes
-    holder: Entry
     number: int
 
 
-def trap(**changes: int) -> Trap:
-    """A shard whose fifth group brings a content that is full of imitations; `changes` to what they say."""
+def uid_between(begin: int, end: int, begins_with: str) -> str:
+    return next(uid for uid in (f"{begins_with}-{n}" for n in range(10**7)) if begin <= key_of(uid.encode()) < end)
+
+
+@cache
+def trap(lie: Lie) -> Trap:
+    """A shard whose fifth group brings a content that is full of imitations."""
     noise = random.Random(3).randbytes
     files = in_order([File(f"uid-{number}", noise(200)) for number in range(96)])
     holder = files[50].uid
@@ -578,32 +601,26 @@ def trap(**changes: int) -> Trap:
         data = pack([*rest, File(holder, content)])
         return data, opened(data).find(holder)[0]
 
-    _, entry = shard(noise(4000))
-    number = 4
+    first, entry = shard(noise(4000))
+    directory = opened(first).directory
+    places = {
+        "fitting": (directory.first_keys[4], directory.first_keys[5]),
+        "last": (directory.first_keys[7], 1 << 64),
+        "first": (0, directory.first_keys[1]),
+    }
     made = b"PK\x03\x04" + noise(100)  # stored as it is
     for step in range(4):
-        stated = {"first": 48 + step, "first_key": entry.key, **changes}
-        made += imitation(entry.offset + len(made), **stated)
+        uids = [uid_between(*places[place], f"forged-{step}") for place in lie.keys]
+        made += imitation(entry.offset + len(made), 48 + step * len(uids), uids, lie)
     data, placed = shard(made + noise(4000 - len(made)))
-    assert placed.offset == entry.offset
-    assert placed.codec == 0
-    assert data.count(MAGIC) == opened(data).footer.entries // 12 + 4
-    return Trap(data, placed, number)
-
-
-LIES: list[dict[str, int]] = [
-    {},
-    {"first": (1 << 24) - 1},
-    {"first_key": (1 << 64) - 1},
-    {"size": 10_000},
-    {"size": 20 << 20, "first": 60},
-    {"flags": AFTER, "first": 0},
-]
+    assert (placed.offset, placed.codec) == (entry.offset, Codec.RAW)
+    assert data.count(MAGIC) == 8 + 4
+    return Trap(data, 4)
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_imitations_are_contents_where_their_group_is_whole(lie: dict[str, int]) -> None:
-    made = trap(**lie)
+def test_imitations_are_contents_where_their_group_is_whole(lie: Lie) -> None:
+    made = trap(lie)
     truth = Case(made.data)
     for damaged in (made.data, without_tail(made.data), with_bytes(made.data, 100, b"damage")):
         found = found_in(damaged)
@@ -612,8 +629,8 @@ def test_imitations_are_contents_where_their_group_is_whole(lie: dict[str, int])
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_imitations_in_a_lost_group_are_not_believed_against_the_directory(lie: dict[str, int]) -> None:
-    made = trap(**lie)
+def test_imitations_in_a_lost_group_are_not_believed_against_the_directory(lie: Lie) -> None:
+    made = trap(lie)
     truth = Case(made.data)
     block, _, after = truth.blocks[made.number]
     found = found_in(with_bytes(made.data, block + 5, b"damage"))
@@ -622,9 +639,9 @@ def test_imitations_in_a_lost_group_are_not_believed_against_the_directory(lie: 
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_imitations_in_a_lost_group_hide_no_other_group(lie: dict[str, int]) -> None:
+def test_imitations_in_a_lost_group_hide_no_other_group(lie: Lie) -> None:
     """Without directory nothing tells them from groups, but what follows is found, and the report says how."""
-    made = trap(**lie)
+    made = trap(lie)
     truth = Case(made.data)
     block, _, after = truth.blocks[made.number]
     found = found_in(with_bytes(without_tail(made.data), block + 5, b"damage"))
@@ -633,6 +650,9 @@ def test_imitations_in_a_lost_group_hide_no_other_group(lie: dict[str, int]) -> 
     assert all(truth.contents[ordinal] == content for ordinal, content in real.items())
     forged = set(found.entries) - set(real)
     assert forged <= set(range(after - 12, after))
+    assert bool(forged) == (lie in {Lie(), Lie(keys=("fitting", "last"))}), (
+        "what can't be told from a group is believed"
+    )
     assert found.survey.found.searched == len(truth.entries) - after + len(forged)
 
 
@@ -644,7 +664,8 @@ def test_a_shard_in_a_shard() -> None:
 
 def test_an_imitation_in_a_streamed_file() -> None:
     content = b"PK\x03\x04" + bytes(100)
-    content += imitation(HEADER_SIZE + len(content), 0, 0, flags=AFTER) * 3 + bytes(200)
+    for _ in range(3):
+        content += imitation(HEADER_SIZE + len(content), 0, ["forged"], Lie(flags=AFTER)) + bytes(50)
     data = stream(content)
     for damaged in (data, without_tail(data), with_bytes(without_tail(data), 0, b"damage")):
         found = found_in(damaged)

@@ -16,7 +16,7 @@ from vera_core.errors import BadUidError, FormatError
 from vera_core.format import layout
 from vera_core.format.groups import HEAD_SIZE, Group, parse_group_head
 from vera_core.format.remains import Damage
-from vera_core.format.search import Bounds, find_groups
+from vera_core.format.search import MAX_KEY, Bounds, find_groups
 from vera_core.format.source import Naming
 from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.tail import GroupFacts, Outline
@@ -62,6 +62,7 @@ class Salvage:
         self._progress = progress
         self._dictionaries = Dictionaries(remains.dictionaries)
         self._last = (-1, b"")
+        self._limit = MAX_KEY
         self._searching = False
         self.outline = Outline()
         self.saved = self.lost = self.searched = self.content_bytes = 0
@@ -140,7 +141,10 @@ class Salvage:
             self._lose_until(footer.data_end, footer.entries)
 
     def _searched(self) -> Iterator[GroupHead]:
-        for head in find_groups(self._extent, self._bounds()):
+        found = find_groups(self._extent, self._bounds())
+        for number, head in enumerate(found, 1):
+            # What was made up must not make true entries behind it look out of order.
+            self._limit = found[number].first_key if number < len(found) else MAX_KEY
             begin = head.contents[0] if head.flags else head.position
             if (begin, head.first) != (self.end, self.expected):
                 self._lose_until(begin, head.first)
@@ -184,7 +188,7 @@ class Salvage:
             try:
                 entry = group.entry(row, key)
                 check_uid(entry.uid)
-                if (key, uid) < self._last:
+                if (key, uid) < self._last or key > self._limit:
                     raise FormatError("the entry is out of order")
             except (FormatError, BadUidError) as error:
                 name = uid.decode("utf-8", "replace")

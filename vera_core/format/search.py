@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import FormatError
 from vera_core.format.groups import HEAD_SIZE, MAGIC, GroupHead, parse_group_head
-from vera_core.format.layout import MAX_GROUPS
+from vera_core.format.layout import MAX_ENTRIES, MAX_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vera_core.format.remains import Extent
 
+MAX_KEY = (1 << 64) - 1
 _WINDOW = 1 << 20
 
 
@@ -55,7 +56,7 @@ def find_groups(extent: Extent, bounds: Bounds) -> list[GroupHead]:
             break
     follows, reach = _rows(heads, bounds.end)
     chosen: list[GroupHead] = []
-    end, next_first = bounds.end, 1 << 63
+    end, next_first, next_key = bounds.end, MAX_ENTRIES, MAX_KEY
     for start in sorted(range(len(heads)), key=lambda number: (-reach[number], heads[number].position)):
         if reach[start] > end:
             continue
@@ -64,9 +65,9 @@ def find_groups(extent: Extent, bounds: Bounds) -> list[GroupHead]:
         while number is not None:
             row.append(heads[number])
             number = follows[number]
-        if row[-1].first + row[-1].count <= next_first:
+        if row[-1].first + row[-1].count <= next_first and row[-1].first_key <= next_key:
             chosen = row + chosen
-            end, next_first = row[0].position, row[0].first
+            end, next_first, next_key = row[0].position, row[0].first, row[0].first_key
     return chosen
 
 
@@ -95,9 +96,14 @@ def _rows(heads: list[GroupHead], end: int) -> tuple[list[int | None], list[int]
     for number in range(len(heads) - 1, -1, -1):
         head = heads[number]
         after = by_position.get(head.end)
-        if after is not None and after > number and heads[after].first == head.first + head.count:
+        if after is not None and after > number and _fit(head, heads[after]):
             follows[number], reach[number] = after, reach[after]
         else:
             # Contents that reach beyond the end may be cut off, or made up.
             reach[number] = head.end if head.end <= end else head.position + head.size
     return follows, reach
+
+
+def _fit(head: GroupHead, after: GroupHead) -> bool:
+    """Whether `after` takes up where `head` stops."""
+    return after.first == head.first + head.count and after.first_key >= head.first_key
