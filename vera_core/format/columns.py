@@ -199,16 +199,6 @@ class Body:
         """All uids."""
         return [self.uid(row) for row in range(self.count)]
 
-    def all_uids(self) -> bytes:
-        """All uids end to end."""
-        uids = self._block[self._uid_start :]
-        return np.frombuffer(uids, np.uint8).reshape(-1, self.count).T.tobytes() if self._transposed else uids
-
-    def all_attributes(self) -> list[bytes]:
-        """The attributes of every row."""
-        table = self.attribute_table()
-        return [table[code] for code in self.columns[9].values().tolist()]
-
     def attribute_table(self) -> list[bytes]:
         """The different attributes, which the column `attributes` numbers."""
         return _cut(self._block, self._attribute_start, self._attribute_ends)

@@ -120,12 +120,6 @@ class Waiting(NamedTuple):
         names = np.array([len(text) for text in self.attributes[:most]], np.uint64) + rows["uid_length"]
         return min(most, *(int(np.searchsorted(np.cumsum(each), size)) + 1 for each in (rows["stored_size"], names)))
 
-    def names_size(self) -> NDArray[np.uint64]:
-        """The bytes that uid and attributes of each take."""
-        sizes = np.array([len(text) for text in self.attributes], np.uint64)
-        sizes += self.rows["uid_length"]
-        return sizes
-
     def joined(self, more: Waiting) -> Waiting:
         """These and more."""
         if not len(self.rows):
