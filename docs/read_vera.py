@@ -4,7 +4,7 @@
     python read_vera.py SHARD UID > FILE      write the latest content of UID
 
 It shows that archived files can be read without VERA, and it is short enough to be rewritten in another language. It
-holds a whole shard in memory and knows no encryption, keyed uids or dictionaries.
+holds a whole shard in memory and knows no encryption.
 """
 
 from __future__ import annotations
@@ -15,27 +15,22 @@ import struct
 import sys
 import zlib
 from collections import namedtuple
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zstandard
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 HEADER_MAGIC = b"\x89VERA\r\n\x1a"
-STREAMED = 8
-RAW, ZSTD, LZ4, CONSTANT = range(4)
+DICTIONARIES, STREAMED = 4, 8
 
 
 class BadShardError(Exception):
     """The bytes are no shard of version 1, or are damaged."""
 
 
-Entry = namedtuple(  # one archived file, in the words of the specification
-    "Entry",
-    "uid ordinal created_at size stored_size offset codec parameter crc32 sha256 media_type metadata origin",
-)
+FIELDS = "uid ordinal created_at size stored_size offset codec parameter crc32 sha256 media_type metadata origin"
+Entry = namedtuple("Entry", FIELDS)  # one archived file, in the words of the specification
 
 
 def need(condition: bool, what: str) -> None:
@@ -52,7 +47,6 @@ def number(data: bytes, at: int, size: int) -> int:
 
 def lz4_block(block: bytes, size: int) -> bytes:
     """Decodes one LZ4 block to at most `size` bytes."""
-    out, at = bytearray(), 0
 
     def length(at: int, total: int) -> tuple[int, int]:
         more = total == 15
@@ -60,6 +54,7 @@ def lz4_block(block: bytes, size: int) -> bytes:
             at, total, more = at + 1, total + number(block, at, 1), number(block, at, 1) == 255
         return at, total
 
+    out, at = bytearray(), 0
     while at < len(block):
         token = block[at]
         at, literals = length(at + 1, token >> 4)
@@ -76,24 +71,21 @@ def lz4_block(block: bytes, size: int) -> bytes:
     return bytes(out)
 
 
-def zstd_frame(frame: bytes, size: int) -> bytes:
+def zstd_frame(frame: bytes, size: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
     """Decodes one magicless zstd frame of exactly `size` bytes."""
     descriptor = number(frame, 0, 1)
-    single = descriptor & 0x20
-    at = 1 if single else 2
+    at = 1 if (single := descriptor & 0x20) else 2
     width = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
     need(not descriptor & 15 and width > 0, "a zstd frame has no content size, or a dictionary or checksum")
     stated = number(frame, at, width) + (256 if width == 2 else 0)
-    byte = number(frame, 1, 1)
-    window = stated if single else (1 << 10 + (byte >> 3)) * (8 + (byte & 7)) // 8
-    need(stated == size and window <= 8 << 20, "a zstd frame states another size or a large window")
-    at, last = at + width, 0
-    while not last:
+    window = stated if single else (1 << 10 + (frame[1] >> 3)) * (8 + (frame[1] & 7)) // 8
+    need(stated == size > 0 and window <= 8 << 20, "a zstd frame states another size or a large window")
+    at, block = at + width, 0
+    while not block & 1:
         block = number(frame, at, 3)
-        last = block & 1
         at += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)
     need(at == len(frame), "a zstd frame does not end where its place does")
-    return zstandard.ZstdDecompressor().decompress(b"\x28\xb5\x2f\xfd" + frame)
+    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(b"\x28\xb5\x2f\xfd" + frame)
 
 
 def plain(stored: bytes, raw_size: int) -> bytes:
@@ -105,29 +97,24 @@ def plain(stored: bytes, raw_size: int) -> bytes:
 def table(block: bytes, at: int, columns: int) -> tuple[list[list[int]], int]:
     """Reads a table of columns at `at`; returns the columns and where the table ends."""
     rows = number(block, at, 4)
-    need(rows <= 65_536, "a table is too long")
-    at += 4
-    heads = [(number(block, at + 9 * c, 1), number(block, at + 9 * c + 1, 8)) for c in range(columns)]
-    at += 9 * columns
+    need(rows <= 65_536 and at + 4 + 13 * columns <= len(block), "a table is too long or cut off")
+    heads = list(struct.iter_unpack("<BQI", block[at + 4 : at + 4 + 13 * columns]))
+    at += 4 + 13 * columns
     values = []
-    for width, base in heads:
-        need(width <= 8 and at + width * rows <= len(block), "a column is cut off")
+    for width, base, unit in heads:
         end = at + width * rows
-        values.append(
-            [base + int.from_bytes(block[at + i : end : rows], "little") & (1 << 64) - 1 for i in range(rows)]
-        )
+        need(width <= 8 and unit > 0 and end <= len(block), "a column is cut off or impossible")
+        distances = (int.from_bytes(block[at + i : end : rows], "little") for i in range(rows))
+        values.append([base + unit * distance & (1 << 64) - 1 for distance in distances])
         at = end
     return values, at
 
 
 def strings(block: bytes, at: int, lengths: list[int]) -> tuple[list[bytes], int]:
     """Cuts strings that lie end to end at `at`; returns them and where they end."""
-    need(at + sum(lengths) <= len(block), "strings are cut off")
-    out = []
-    for length in lengths:
-        out.append(block[at : at + length])
-        at += length
-    return out, at
+    ends = list(accumulate(lengths, initial=at))
+    need(ends[-1] <= len(block), "strings are cut off")
+    return [block[begin:end] for begin, end in pairwise(ends)], ends[-1]
 
 
 def attributes(text: bytes) -> tuple[str, list[tuple[str, str]]]:
@@ -144,28 +131,42 @@ def attributes(text: bytes) -> tuple[str, list[tuple[str, str]]]:
     return media_type, pairs
 
 
-def page_entries(page: bytes) -> list[Entry]:
-    """All entries of an index page."""
-    need(page[:4] == b"VPAG", "no index page")
-    count, raw, stored = number(page, 4, 4), number(page, 16, 4), number(page, 20, 4)
-    need(len(page) == 32 + stored + 36 * count, "an index page has another size than it says")
-    core, proofs = plain(page[32 : 32 + stored], raw), page[32 + stored :]
-    columns, at = table(core, 2 * count, 12)
-    (lengths,), at = table(core, at, 1)
-    texts, at = strings(core, at, lengths)
-    if min(columns[0]) == max(columns[0]):
-        need(at + count * columns[0][0] == len(core), "uids don't fill their page")
-        uids = [core[at + i :: count] for i in range(count)]
+def group_entries(data: bytes, at: int, size: int) -> list[Entry]:
+    """All entries of the group whose block takes `size` bytes at `at`."""
+    block = data[at : at + size]
+    need(len(block) == size >= 64 and block[:8] == b"\xd3VGROUP\n", "no group")
+    position, first, _, content_size = struct.unpack_from("<4Q", block, 8)
+    count, after, raw, stored, crc = struct.unpack_from("<5I", block, 40)
+    need(zlib.crc32(block[:60]) == number(block, 60, 4) and zlib.crc32(block[64:]) == crc, "a group is damaged")
+    need(position == at and size == 64 + stored + 36 * count and after <= 1, "a group is not what it says")
+    body, proofs = plain(block[64 : 64 + stored], raw), block[64 + stored :]
+    columns, end = table(body, 0, 11)
+    need(count == len(columns[0]) > 0, "a group counts wrong")
+    (lengths,), end = table(body, end, 1)
+    texts, end = strings(body, end, lengths)
+    if body[4]:  # the width of the column of their lengths
+        uids, end = strings(body, end, columns[0])
     else:
-        uids, at = strings(core, at, columns[0])
-        need(at == len(core), "uids don't fill their page")
-    entries = []
+        uids, end = [body[end + i :: count] for i in range(count)], end + count * columns[0][0]
+    need(end == len(body), "uids don't fill their group")
+    brought = begin = at - content_size if after else at + size
+    entries: list[Entry] = []
     for i, row in enumerate(zip(*columns, strict=True)):
-        _, created, size, stored_size, codec, parameter, _, commit, first, code, ordinal, offset = row
-        need(code < len(texts), "an attribute is missing")
-        crc, digest = number(proofs, 32 * count + 4 * i, 4), proofs[32 * i : 32 * i + 32]
-        fixed = (ordinal, created - 2**63, size, stored_size, offset, codec, parameter, crc, digest)
-        entries.append(Entry(uids[i].decode(), *fixed, *attributes(texts[code]), (commit, first) if commit else None))
+        _, created, length, stored_size, codec, parameter, flags, commit, origin, code, place = row
+        need(code < len(texts) and not flags, "an attribute is missing, or a flag is not known")
+        offset = brought if stored_size else 0
+        if place >= 65_536:
+            offset = place - 65_536
+            need(256 <= offset < at, "a content is not in an earlier group")
+        elif place:
+            need(place <= i and entries[place - 1].stored_size == stored_size > 0, "a content is not in its group")
+            offset = entries[place - 1].offset
+        else:
+            brought += stored_size
+        sha256, crc = proofs[32 * i : 32 * i + 32], number(proofs, 32 * count + 4 * i, 4)
+        fixed = (first + i, created - 2**63, length, stored_size, offset, codec, parameter, crc, sha256)
+        entries.append(Entry(uids[i].decode(), *fixed, *attributes(texts[code]), (commit, origin) if commit else None))
+    need(brought == begin + content_size, "contents don't fill their group")
     return entries
 
 
@@ -179,36 +180,34 @@ class Shard:
         need(foot[:8] == b"VERAFOOT" and foot[184:] == b"VERA.END", "the end of the shard is missing")
         need(zlib.crc32(foot[:180]) == number(foot, 180, 4), "the footer is damaged")
         need(number(foot, 8, 2) == number(data, 8, 2) == 1, "another version of the format")
-        names = "size entries content stored first last oldest newest data_end pages_size table_at"
+        names = "size entries content stored first last oldest newest groups_at data_end table_at"
         self.footer: dict[str, Any] = dict(zip(names.split(), struct.unpack_from("<6Q2q3Q", foot, 16), strict=True))
         rows, table_crc, flags = struct.unpack_from("<IIQ", foot, 104)
-        need(flags == number(data, 16, 8) and not flags & ~STREAMED, "a feature that this reader does not know")
+        need(flags == number(data, 16, 8) and not flags & ~(DICTIONARIES | STREAMED), "an unknown feature")
         self.streamed = bool(flags & STREAMED)
         self.data = data
         at = self.footer["table_at"]
         need(at + 48 * rows + 192 == len(data) == self.footer["size"], "the shard is cut off")
         need(zlib.crc32(data[at : at + 48 * rows]) == table_crc, "the section table is damaged")
-        directory = b""
-        for tag, needed, crc, offset, size, raw, _ in struct.iter_unpack("<8sIIQQQI4x", data[at : at + 48 * rows]):
+        directory, self.dictionaries = b"", {0: None}
+        for tag, needed, crc, offset, size, raw, which in struct.iter_unpack("<8sIIQQQI4x", data[at : at + 48 * rows]):
             need(zlib.crc32(data[offset : offset + size]) == crc, "a section is damaged")
-            need(tag == b"PAGEDIR\0" or not needed & 1, "a section that this reader does not know")
-            if tag == b"PAGEDIR\0":
+            need(tag in (b"GROUPDIR", b"DICT\0\0\0\0") or not needed & 1, "a section that this reader does not know")
+            if tag == b"GROUPDIR":
                 directory = plain(data[offset : offset + size], raw)
-        (self.first_keys, self.joined, counts, self.sizes, self.crcs), end = table(directory, 0, 5)
+            elif tag == b"DICT\0\0\0\0":
+                self.dictionaries[which] = zstandard.ZstdCompressionDict(plain(data[offset : offset + size], raw))
+        (self.first_keys, self.joined, counts, sizes, contents), end = table(directory, 0, 5)
         need(end == len(directory) and sum(counts) == self.footer["entries"], "the directory is wrong")
-        self.places = [self.footer["data_end"]]
-        for size in self.sizes:
-            self.places.append(self.places[-1] + size)
-
-    def page(self, i: int) -> list[Entry]:
-        """The entries of page i."""
-        page = self.data[self.places[i] : self.places[i + 1]]
-        need(zlib.crc32(page) == self.crcs[i], "an index page is damaged")
-        return page_entries(page)
+        self.places, at = [], self.footer["groups_at"]
+        for size, content in zip(sizes, contents, strict=True):
+            self.places.append((at + (content if self.streamed else 0), size))
+            at += size + content
+        need(at == self.footer["data_end"], "groups don't fill DATA")
 
     def entries(self) -> list[Entry]:
-        """All entries in the order in which they were written."""
-        return sorted((e for i in range(len(self.sizes)) for e in self.page(i)), key=lambda entry: entry.ordinal)
+        """All entries, in the order of their keys."""
+        return [entry for place in self.places for entry in group_entries(self.data, *place)]
 
     def find(self, uid: str) -> list[Entry]:
         """All versions of a uid, the latest last."""
@@ -216,22 +215,23 @@ class Shard:
         last = first = bisect.bisect_right(self.first_keys, key) - 1
         while first > 0 and self.joined[first] and self.first_keys[first] == key:
             first -= 1
-        return [e for i in range(max(first, 0), last + 1) for e in self.page(i) if e.uid == uid]
+        places = self.places[max(first, 0) : last + 1]
+        return [entry for place in places for entry in group_entries(self.data, *place) if entry.uid == uid]
 
     def read(self, entry: Entry) -> bytes:
         """The content of an entry, verified."""
         stored = self.data[entry.offset : entry.offset + entry.stored_size]
         need(len(stored) == entry.stored_size and zlib.crc32(stored) == entry.crc32, f"{entry.uid}: damaged")
         need(self.streamed or entry.size <= 16 << 20, f"{entry.uid}: impossible size")
-        need(
-            entry.codec <= CONSTANT and (entry.codec == CONSTANT or not entry.parameter), f"{entry.uid}: unknown codec"
+        limits = (0, max(self.dictionaries), 0, 255)  # of the parameter with raw, zstd, lz4, constant
+        known = entry.codec < 4 and entry.parameter <= limits[entry.codec]
+        need(known, f"{entry.uid}: unknown codec or dictionary")
+        decoders = (
+            lambda: stored,
+            lambda: zstd_frame(stored, entry.size, self.dictionaries[entry.parameter]),
+            lambda: lz4_block(stored, entry.size),
+            lambda: bytes([entry.parameter]) * entry.size,
         )
-        decoders: dict[int, Callable[[], bytes]] = {
-            RAW: lambda: stored,
-            ZSTD: lambda: zstd_frame(stored, entry.size),
-            LZ4: lambda: lz4_block(stored, entry.size),
-            CONSTANT: lambda: bytes([entry.parameter]) * entry.size,
-        }
         content = decoders[entry.codec]()
         right = len(content) == entry.size and hashlib.sha256(content).digest() == entry.sha256
         need(right, f"{entry.uid}: the content is not what was archived")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vera_core.codec import crc32, encode, pack_block
+from vera_core.codec import crc32, unpack_block
+from vera_core.encoding import Encoder, Trained, pack_block
 from vera_core.errors import FormatError, IncompatibleError
-from vera_core.format import BytesSource, ShardOptions, ShardReader, ShardSummary, ShardWriter
-from vera_core.format.columns import Body, encode_table
-from vera_core.format.index import PROOF
+from vera_core.format import BytesSource, Names, ShardOptions, ShardReader, ShardSummary, ShardWriter
+from vera_core.format.columns import COLUMNS, Body, encode_body, encode_table
+from vera_core.format.directory import encode_dictionary
+from vera_core.format.groups import MAGIC
 from vera_core.format.layout import (
+    DICTIONARY,
     DIRECTORY,
     FOOTER_SIZE,
     HEADER_SIZE,
@@ -22,13 +27,14 @@ from vera_core.format.layout import (
     Section,
     pack_sections,
 )
+from vera_core.model import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from vera_core.codec import Policy
+    from vera_core.encoding import EncodedBatch
     from vera_core.model import Entry, Origin
 
 OPTIONS = ShardOptions(bytes(range(16)), "standard")
@@ -47,23 +53,43 @@ class File(NamedTuple):
     origin: Origin | None = None
 
 
+def place_in_order(uid: str) -> tuple[bytes, bytes]:
+    """What entries are sorted by."""
+    name = uid.encode()
+    return hashlib.sha256(name).digest()[:8], name
+
+
+def ordered(files: Iterable[File]) -> list[File]:
+    """Files as a writer takes them; versions of one uid stay in their order."""
+    return sorted(files, key=lambda file: place_in_order(file.uid))
+
+
+def encoded(
+    files: Sequence[File], policy: Policy = Policy.BALANCED, trained: Trained | None = None
+) -> tuple[Names, EncodedBatch]:
+    """Files as `ShardWriter.append_batch` takes them."""
+    batch = Encoder(policy, trained).encode([file.content for file in files], [file.media_type for file in files])
+    names = Names(
+        [file.uid for file in files],
+        [file.created_at for file in files],
+        [(file.media_type, file.metadata) for file in files],
+        [file.origin for file in files],
+    )
+    return names, batch
+
+
 def pack(
-    files: Sequence[File], options: ShardOptions = OPTIONS, policy: Policy | None = None
+    files: Iterable[File],
+    options: ShardOptions = OPTIONS,
+    policy: Policy = Policy.BALANCED,
+    trained: Trained | None = None,
 ) -> tuple[bytes, ShardSummary]:
-    """A shard of `files`, and what the writer says of it."""
+    """A shard of `files`, sorted before, and what the writer says of it."""
     out = io.BytesIO()
-    writer = ShardWriter(out, options=options)
-    for number, file in enumerate(files):
-        encoded = encode(file.content, policy) if policy else encode(file.content)
-        ordinal = writer.append(
-            file.uid,
-            file.created_at,
-            encoded,
-            media_type=file.media_type,
-            metadata=file.metadata,
-            origin=file.origin,
-        )
-        assert ordinal == number
+    writer = ShardWriter(out, options=options, dictionaries=(trained or Trained()).dictionaries)
+    rows = ordered(files)
+    if rows:
+        writer.append_batch(*encoded(rows, policy, trained))
     summary = writer.finish()
     return out.getvalue(), summary
 
@@ -111,96 +137,164 @@ def check(reader: ShardReader, entry: Entry) -> None:
     assert sum(len(piece) for piece in reader.read_stream(entry)) == entry.size
 
 
+_HEAD = struct.Struct("<8sQQQQIIIII")
+HEAD_FIELDS = (
+    "position",
+    "first",
+    "first_key",
+    "content_size",
+    "count",
+    "flags",
+    "raw_size",
+    "stored_size",
+    "crc",
+)
+
+
+@dataclass
+class Block:
+    """A group taken apart. `lies` replaces fields of its head by other values."""
+
+    head: dict[str, int]
+    body: bytes
+    proofs: bytes
+    contents: bytes
+    lies: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shard: bytes, position: int, size: int, end: int) -> Block:
+        """The group whose block takes `size` bytes at `position` and which ends at `end`."""
+        head = dict(zip(HEAD_FIELDS, _HEAD.unpack_from(shard, position)[1:], strict=True))
+        cut = position + 64 + head["stored_size"]
+        body = unpack_block(shard[position + 64 : cut], head["raw_size"])
+        begin = position + size if not head["flags"] else position - head["content_size"]
+        return cls(head, body, shard[cut : position + size], shard[begin : begin + head["content_size"]])
+
+    @property
+    def after(self) -> bool:
+        """Whether it lies behind its contents."""
+        return bool(self.head["flags"])
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.uint64]]:
+        """The columns of the body."""
+        return {name: column.values() for name, column in zip(COLUMNS, Body(self.body, 0).columns, strict=True)}
+
+    def change(self, **changed: Sequence[int] | NDArray[np.uint64]) -> None:
+        """Gives columns other values."""
+        body = Body(self.body, 0)
+        columns = self.columns | {name: np.array(values, np.uint64) for name, values in changed.items()}
+        self.body = encode_body(list(columns.values()), body.attribute_table(), b"".join(body.uids()))
+
+    def permute(self, rows: Sequence[int]) -> None:
+        """Puts its entries, none of which shares a content, in another order."""
+        body, count = Body(self.body, 0), len(rows)
+        sizes = self.columns["stored_size"].tolist()
+        ends = np.cumsum(sizes).tolist()
+        self.contents = b"".join(self.contents[ends[row] - sizes[row] : ends[row]] for row in rows)
+        columns = [values[list(rows)] for values in self.columns.values()]
+        self.body = encode_body(columns, body.attribute_table(), b"".join(body.uid(row) for row in rows))
+        digests = b"".join(self.proofs[32 * row : 32 * row + 32] for row in rows)
+        crcs = b"".join(self.proofs[32 * count + 4 * row : 32 * count + 4 * row + 4] for row in rows)
+        self.proofs = digests + crcs
+
+    def seal(self, position: int) -> bytes:
+        """The block, with right checksums."""
+        stored = pack_block(self.body)
+        rest = stored + self.proofs
+        right = {
+            "position": position,
+            "content_size": len(self.contents),
+            "raw_size": len(self.body),
+            "stored_size": len(stored),
+            "crc": crc32(rest),
+        }
+        fields = self.head | right | self.lies
+        head = _HEAD.pack(MAGIC, *(fields[name] for name in HEAD_FIELDS))
+        return head + crc32(head).to_bytes(4, "little") + rest
+
+
 @dataclass
 class Parts:
-    """A shard taken apart, to be changed and sealed again with right checksums and right places."""
+    """A shard taken apart, to be changed and sealed again with right checksums and right places.
+
+    `front` is what lies between header and groups; `directory` the three columns that don't follow from the groups'
+    sizes; `lies` replaces values of the directory, by (row, column), of which there are five.
+    """
 
     header: bytes
-    data: bytes
-    pages: list[bytes]
-    directory: list[NDArray[np.uint64]]
+    front: bytes
+    groups: list[Block]
+    directory: list[list[int]]
     footer: Footer
-    section: Section
+    dictionaries: list[tuple[int, bytes]]
     extra_sections: list[tuple[Section, bytes]] = field(default_factory=list)
+    lies: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, shard: bytes) -> Parts:
+        """Takes a whole shard apart."""
         reader = opened(shard)
-        places = reader.directory.places
-        pages = [shard[places[n] : places[n + 1]] for n in range(len(reader.directory))]
-        columns: list[NDArray[np.uint64]] = [
-            np.array(values, np.uint64)
-            for values in (
-                reader.directory.first_keys.tolist(),
-                list(reader.directory.joined),
-                reader.directory.counts.tolist(),
-                [len(page) for page in pages],
-                reader.directory.crcs.tolist(),
-            )
+        directory, footer = reader.directory, reader.footer
+        groups = [
+            Block.of(shard, directory.blocks[number], directory.sizes[number], directory.ends[number])
+            for number in range(len(directory))
         ]
-        footer = reader.footer
-        return cls(
-            shard[:HEADER_SIZE], shard[HEADER_SIZE : footer.data_end], pages, columns, footer, reader.sections[0]
-        )
+        rows = [
+            [block.head["first_key"], joined, block.head["count"]]
+            for block, joined in zip(groups, directory.joined, strict=True)
+        ]
+        dictionaries = [
+            (section.number, reader.section_bytes(section)) for section in reader.sections if section.tag == DICTIONARY
+        ]
+        return cls(shard[:HEADER_SIZE], shard[HEADER_SIZE : footer.data_start], groups, rows, footer, dictionaries)
 
-    def seal(self, change: Callable[[Footer], Footer] = lambda footer: footer) -> bytes:
-        """The shard, with places and checksums made right, `change` applied to the footer last."""
-        columns = list(self.directory)
-        columns[3] = np.array([len(page) for page in self.pages], np.uint64)
-        columns[4] = np.array([crc32(page) for page in self.pages], np.uint64)
-        raw = encode_table(columns)
-        stored = pack_block(raw)
+    def seal(
+        self,
+        change: Callable[[Footer], Footer] = lambda footer: footer,
+        *,
+        sections: Callable[[list[Section]], list[Section]] = lambda sections: sections,
+    ) -> bytes:
+        """The shard, with places and checksums made right; `change` is applied to the footer last."""
         head = self.header[:-4] + crc32(self.header[:-4]).to_bytes(4, "little")
-        front = b"".join((head, self.data, *self.pages))
-        sections = [replace(self.section, crc=crc32(stored), offset=len(front), size=len(stored), raw_size=len(raw))]
+        front = head + self.front
+        rows = []
+        for block, row in zip(self.groups, self.directory, strict=True):
+            position = len(front) + (len(block.contents) if block.after else 0)
+            sealed = block.seal(position)
+            front += block.contents + sealed if block.after else sealed + block.contents
+            rows.append([*row, len(sealed), len(block.contents)])
+        data_end = len(front)
+        for (number, column), value in self.lies.items():
+            rows[number][column] = value
+        table = np.array(rows, np.uint64).reshape(-1, 5)
+        raw_sections = [
+            *((DICTIONARY, number, raw) for number, raw in self.dictionaries),
+            (DIRECTORY, 0, encode_table([np.ascontiguousarray(column) for column in table.T])),
+        ]
+        listed = []
+        for tag, number, raw in raw_sections:
+            stored = pack_block(raw)
+            listed.append(Section(tag, REQUIRED, crc32(stored), len(front), len(stored), len(raw), number))
+            front += stored
         for section, data in self.extra_sections:
-            at = sections[-1].offset + sections[-1].size
-            sections.append(replace(section, offset=at, size=len(data), crc=crc32(data)))
-        front = b"".join((front, stored, *(data for _, data in self.extra_sections)))
-        table = pack_sections(sections)
+            listed.append(replace(section, offset=len(front), size=len(data), crc=crc32(data)))
+            front += data
+        packed = pack_sections(sections(listed))
         footer = replace(
             self.footer,
-            shard_size=len(front) + len(table) + FOOTER_SIZE,
-            data_end=HEADER_SIZE + len(self.data),
-            pages_size=sum(len(page) for page in self.pages),
+            shard_size=len(front) + len(packed) + FOOTER_SIZE,
+            data_start=HEADER_SIZE + len(self.front),
+            data_end=data_end,
             table_offset=len(front),
-            sections=len(sections),
-            table_crc=crc32(table),
+            sections=len(packed) // 48,
+            table_crc=crc32(packed),
             header_crc=int.from_bytes(head[-4:], "little"),
         )
-        return front + table + change(footer).pack()
+        return front + packed + change(footer).pack()
 
-
-def unpack_page(page: bytes) -> tuple[bytes, bytes, bytes]:
-    """A page's fixed head, its core (uncompressed) and its proofs."""
-    count = int.from_bytes(page[4:8], "little")
-    raw, stored = int.from_bytes(page[16:20], "little"), int.from_bytes(page[20:24], "little")
-    from vera_core.codec import unpack_block
-
-    assert len(page) == 32 + stored + PROOF * count
-    return page[:32], unpack_block(page[32 : 32 + stored], raw), page[32 + stored :]
-
-
-def repack_page(head: bytes, core: bytes, proofs: bytes) -> bytes:
-    """Undoes `unpack_page`, whatever the core has become."""
-    stored = pack_block(core)
-    sizes = len(core).to_bytes(4, "little") + len(stored).to_bytes(4, "little")
-    return head[:16] + sizes + head[24:] + stored + proofs
-
-
-__all__ = [
-    "DIRECTORY",
-    "NOON",
-    "OPTIONS",
-    "REFUSALS",
-    "REQUIRED",
-    "Body",
-    "CountingSource",
-    "File",
-    "Parts",
-    "exercise",
-    "opened",
-    "pack",
-    "repack_page",
-    "unpack_page",
-]
+    def rewrite_front(self) -> None:
+        """Makes the dictionary blocks those of the dictionaries."""
+        self.front = b""
+        for number, raw in self.dictionaries:
+            self.front += encode_dictionary(raw, number, HEADER_SIZE + len(self.front))

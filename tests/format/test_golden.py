@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.format import make
-from vera_core.codec import toolchain
+from vera_core.encoding import toolchain
 from vera_core.format import FileSource, ShardReader
 
 HERE = Path(make.__file__).parent
-NAMES = sorted(make.CASES)
+NAMES = make.NAMES
 
 
 def test_every_case_has_its_files_and_no_other() -> None:
