@@ -179,7 +179,7 @@ def test_groups_that_reach_into_each_other() -> None:
 def test_groups_exchanged() -> None:
     parts = Parts.of(pack(FOUR, replace(OPTIONS, group_entries=2))[0])
     for what in (parts.groups, parts.directory):
-        what.reverse()  # type: ignore[attr-defined]
+        what.reverse()
     with pytest.raises(FormatError, match="directory contradicts"):
         opened(parts.seal())
 

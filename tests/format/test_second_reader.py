@@ -7,12 +7,18 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fixtures.format import make
+from tests.format.support import NOON, OPTIONS, File, opened, pack
+from vera_core.model import Origin
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,8 +27,8 @@ HERE = Path(make.__file__).parent
 SCRIPT = Path(__file__).parents[2] / "docs" / "read_vera.py"
 
 
-@pytest.fixture(scope="module")
-def second() -> ModuleType:
+@cache
+def load() -> ModuleType:
     """The script as a module."""
     spec = importlib.util.spec_from_file_location("read_vera", SCRIPT)
     assert spec is not None
@@ -30,6 +36,11 @@ def second() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def second() -> ModuleType:
+    return load()
 
 
 def test_it_is_short_and_uses_nothing_of_vera() -> None:
@@ -56,6 +67,47 @@ def test_it_reads_golden_shards(second: ModuleType, name: str) -> None:
         assert entry.sha256.hex() == told["sha256"] == hashlib.sha256(shard.read(entry)).hexdigest()
         assert entry in shard.find(entry.uid)
     assert shard.find("no such file") == []
+
+
+PAIRS = (("json", make.record), ("xml", make.page))
+files = st.one_of(
+    st.builds(
+        lambda number, pair: File(f"{number}.{pair[0]}", pair[1](number), NOON - number, f"application/{pair[0]}"),
+        st.integers(0, 30),
+        st.sampled_from(PAIRS),
+    ),
+    st.builds(
+        File,
+        st.sampled_from(["a", "b", "ü" * 99]),
+        st.one_of(st.binary(max_size=9), st.just(b"shared " * 9)),
+        st.integers(0, 3).map(lambda number: NOON + number * 1_000_000),
+        st.just(""),
+        st.sampled_from([(), (("key", "value"),)]),
+        st.sampled_from([None, Origin(3, 4)]),
+    ),
+)
+
+
+@given(st.lists(files, max_size=20), st.sampled_from([None, 1, 3]), st.booleans())
+def test_both_readers_find_the_same(made: list[File], entries: int | None, plain: bool) -> None:
+    read_vera = load()
+    data, _ = pack(made, replace(OPTIONS, group_entries=entries), trained=None if plain else make.trained())
+    shard, reader = read_vera.Shard(data), opened(data)
+    own = list(reader.entries())
+    found = shard.entries()
+    assert [
+        (e.uid, e.ordinal, e.created_at, e.size, e.stored_size, e.offset, e.codec, e.parameter, e.crc32, e.sha256)
+        for e in found
+    ] == [
+        (e.uid, e.ordinal, e.created_at, e.size, e.stored_size, e.offset, e.codec, e.parameter, e.crc32, e.sha256)
+        for e in own
+    ]
+    assert [(e.media_type, tuple(e.metadata), e.origin) for e in found] == [
+        (e.media_type, e.metadata, e.origin) for e in own
+    ]
+    assert [shard.read(entry) for entry in found] == [reader.read(entry) for entry in own]
+    for uid in {entry.uid for entry in found}:
+        assert [entry.ordinal for entry in shard.find(uid)] == [entry.ordinal for entry in reader.find(uid)]
 
 
 def test_it_refuses_damage(second: ModuleType) -> None:
