@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # Files go to workers whole, so that each worker starts each server once.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
+# Parts and sizes of what is measured: make bench BENCH_FLAGS="--only json --files 10000"
+BENCH_FLAGS ?=
 BIN := .venv/bin
 UV := .tools/bin/uv
 
@@ -34,8 +36,8 @@ lint: .venv/.synced ## Check style, types, layers and the changelog's fragments
 	$(BIN)/lint-imports
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
-bench: .venv/.synced ## Measure packing and reading, and print the figures
-	$(BIN)/python -m benchmarks
+bench: .venv/.bench ## Measure packing and reading beside peers (about 10 minutes), print ratios
+	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
 fuzz: .venv/.synced ## Run all property tests with many more examples
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -m "hypothesis and not soak" --timeout 0
@@ -44,12 +46,16 @@ soak: .venv/.synced ## Run the long tests that `make test` leaves out
 	$(BIN)/pytest -m soak --timeout 0
 
 clean: ## Remove everything that make made
-	rm -rf .venv .tools .demo .dev dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .tools .demo .dev .bench dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find vera_core vera_assets tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: each is younger than what it was made from, so a second run costs nothing.
 .venv/.synced: pyproject.toml uv.lock .tools/.installed
 	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --python $(PYTHON)
+	@touch $@
+
+.venv/.bench: .venv/.synced
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --group bench --python $(PYTHON)
 	@touch $@
 
 .tools/.installed: scripts/uv.txt scripts/check-python

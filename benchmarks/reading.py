@@ -1,12 +1,12 @@
-"""What reading costs: requests of a cold and a warm read, counted at the store, and the speed of random reads."""
+"""What reading from S3 costs: requests of a cold and a warm read, counted at the store, and the speed of reads."""
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.records import DAY
 from vera_core.operations.retrieve import Retriever
 from vera_core.store.faulty import FaultyStore
 
@@ -21,8 +21,8 @@ READS = 1000
 class Reads:
     """The requests of a first and of a second read of one file, and files read a second in random order."""
 
-    cold: tuple[str, ...]
-    warm: tuple[str, ...]
+    cold: list[str]
+    warm: list[str]
     files_per_second: float
 
 
@@ -32,21 +32,20 @@ def measure_reads(world: World, prefix: str, corpus: Corpus) -> Reads:
     Raises:
         RuntimeError: one came back with other bytes.
     """
-    rng = random.Random(1)
-    numbers = [rng.randrange(corpus.files) for _ in range(READS)]
+    items = corpus.sample(READS)
     repo = world.open(prefix)
     watched = FaultyStore(repo.store)
     repo.store = watched
     retriever = Retriever(repo)
 
-    def requests() -> tuple[str, ...]:
+    def requests() -> list[str]:
         watched.calls.clear()
-        if retriever.get(corpus.uid(numbers[0]), corpus.day) != corpus.path(numbers[0]).read_bytes():
+        if retriever.get(items[0].uid, DAY) != corpus.content(items[0]):
             raise RuntimeError("a file came back with other bytes")
-        return tuple(call.kind for call in watched.calls)
+        return [call.kind for call in watched.calls]
 
     cold, warm = requests(), requests()
     began = time.monotonic()
-    for number in numbers:
-        retriever.get(corpus.uid(number), corpus.day)
-    return Reads(cold, warm, READS / (time.monotonic() - began))
+    for item in items:
+        retriever.get(item.uid, DAY)
+    return Reads(cold, warm, len(items) / (time.monotonic() - began))

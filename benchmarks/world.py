@@ -1,4 +1,4 @@
-"""Where it is measured: a temporary directory, the embedded S3 server in it, and fresh repositories in one bucket."""
+"""Where S3 is measured: the embedded server, and fresh repositories in one bucket."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from vera_core.model import LockMode, RetentionClass
 from vera_core.operations.initialise import InitOptions, init
 from vera_core.operations.repository import Repository, Workplace
 from vera_core.source.base import Terms
-from vera_core.source.mapping import ContentColumn, ContentKind, Given, SourceSettings, TimeColumn, TimeType
-from vera_core.source.sql import open_sources
 from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import Access, S3Options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vera_core.source.sql import SqlSource
     from vera_core.store.embedded import EmbeddedS3
 
 BUCKET = "vera-bench"
-SOURCE = "invoices"
 CLASS = RetentionClass("std", 365)
 
 
@@ -81,18 +77,3 @@ def terms(repo: Repository) -> Terms:
     """What the repository asks of sources."""
     config = repo.config
     return Terms(frozenset(item.name for item in config.classes), config.default_class, config.inline_limit)
-
-
-def database_source(repo: Repository, root: Path, database: Path) -> SqlSource:
-    """The corpus as the rows of a business database that name files."""
-    settings = SourceSettings(
-        url=f"sqlite:///{database}",
-        table="invoices",
-        uid="uid",
-        created_at=TimeColumn(column="created_at", type=TimeType.TEXT),
-        content=ContentColumn(column="path", kind=ContentKind.PATH, roots=(root,)),
-        size="bytes",
-        media_type=Given(value="application/json"),
-    )
-    (source,) = open_sources(SOURCE, settings, terms(repo))
-    return source

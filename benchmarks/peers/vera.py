@@ -1,0 +1,27 @@
+"""VERA as a peer of the others; what it does is local.py's business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.local import open_local, pack_local
+from benchmarks.peers.base import Library
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from benchmarks.corpus import Corpus
+    from benchmarks.peers.base import Read
+
+
+class Vera(Library):
+    """`balanced`, unencrypted, one shard."""
+
+    title = "VERA"
+
+    def pack(self, corpus: Corpus, target: Path) -> None:
+        pack_local(corpus, target)
+
+    def open(self, target: Path) -> AbstractContextManager[Read]:
+        return open_local(target)

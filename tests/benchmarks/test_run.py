@@ -1,0 +1,126 @@
+"""A whole run, small: what it prints, writes and puts into the page; and what counts as reached."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.business import make_database
+from benchmarks.corpora import record_corpus
+from benchmarks.growth import grow
+from benchmarks.packing import pack_s3
+from benchmarks.peers import PEERS
+from benchmarks.reading import measure_reads
+from benchmarks.report import rewrite
+from benchmarks.results import Comparison, Entrant, Lookups, Machine, Results, load, save
+from benchmarks.targets import targets
+from benchmarks.world import World
+
+if TYPE_CHECKING:
+    from vera_core.store.embedded import EmbeddedS3
+
+DOCS = Path(__file__).parents[2] / "docs"
+MACHINE = Machine(when="2026-03-02", cores=2, processor="", system="", load=0.0, versions={})
+
+
+def entrant(seconds: float, stored: int, reads: float) -> Entrant:
+    found = Lookups(per_second=reads, cold_reads=3, cold_bytes=50_000, cold_seconds=0.001)
+    return Entrant(
+        title="it", seconds=seconds, slowest_seconds=seconds, cpu_seconds=seconds, peak_bytes=1 << 20,
+        stored_bytes=stored, lookups=found,
+    )  # fmt: skip
+
+
+def results(**entrants: Entrant) -> Results:
+    """JSON records on which VERA takes 1 s and 100 bytes, and whatever is given."""
+    everyone = {name: entrant(2.0, 200, 100.0) for name in PEERS} | {"vera": entrant(1.0, 100, 100.0)}
+    everyone |= {name.replace("_", "-"): found for name, found in entrants.items()}
+    comparison = Comparison(
+        files=200_000, content_bytes=1000, entrants=everyone, freeze_seconds=1.0, verify_seconds=1.0
+    )
+    return Results(machine=MACHINE, comparisons={"json": comparison})
+
+
+def unmet(found: Results) -> list[str]:
+    return [target.what for target in targets(found) if target.met is False]
+
+
+def test_targets_are_ratios_to_peers() -> None:
+    assert unmet(results()) == []
+    assert len(unmet(results(tar_zstd=entrant(1.09, 200, 0)))) == 1
+    assert len(unmet(results(tar_zstd=entrant(1.11, 95, 0)))) == 1
+    assert len(unmet(results(zip=entrant(1.49, 149, 0)))) == 2
+    assert len(unmet(results(swh_raw=entrant(9.0, 900, 140.0)))) == 1
+    slow = replace(entrant(1.0, 100, 100.0), peak_bytes=300 << 20)
+    assert len(unmet(results(vera=slow))) == 1
+
+
+def test_who_is_missing_is_neither_reached_nor_failed() -> None:
+    found = targets(results(zip=Entrant(title="zip", missing="not installed")))
+    assert [target.measured for target in found if target.met is None] == ["not measured"] * 2
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    found = results(zip=Entrant(title="zip", missing="not installed"))
+    save(found, tmp_path / "it.json")
+    assert load(tmp_path / "it.json") == found
+
+
+def test_the_page_takes_results_again_and_again(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
+    page = tmp_path / "docs" / "performance.md"
+    before = page.read_text()
+    rewrite(results(), tmp_path / "docs")
+    once = page.read_text()
+    assert once != before
+    assert once.count("<!-- bench:json -->") == 1
+    rewrite(results(), tmp_path / "docs")
+    assert page.read_text() == once
+    outside = [line for line in before.splitlines() if not line.startswith(("|", "**", "!", "Freezing"))]
+    assert [line for line in outside if line not in once.splitlines()] == []
+
+
+def test_a_run_prints_and_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out" / "it.json"
+    main(["--only", "json", "--files", "200", "--rounds", "1", "--json", str(target)])
+    entrants = load(target).comparisons["json"].entrants
+    assert set(entrants) == set(PEERS)
+    assert all(found.missing or (found.seconds and found.stored_bytes) for found in entrants.values())
+    printed = capsys.readouterr().out
+    assert "What VERA must reach" in printed
+    assert "JSON records: 200 files" in printed
+    ET.parse(target.with_suffix(".svg"))
+
+
+def test_growth_tells_what_is_not_content(tmp_path: Path) -> None:
+    corpus = record_corpus(tmp_path / "it", 500)
+    grown = grow(corpus)
+    stored = grown.entrant.stored_bytes - grown.index_bytes - grown.rest_bytes
+    assert 0 < stored < corpus.content_bytes
+    assert grown.index_bytes > 36 * corpus.files
+    assert grown.entrant.lookups is not None
+
+
+def test_packing_to_s3_and_reading_from_it_are_measured(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
+    corpus, world = record_corpus(tmp_path / "it", 300), World(tmp_path, embedded_s3)
+    profile = tmp_path / "profile"
+    packed, prefix = pack_s3(world, corpus, database=make_database(corpus), profile=str(profile))
+    assert (packed.files, packed.content_bytes) == (300, corpus.content_bytes)
+    assert packed.seconds > 0
+    assert packed.own_bytes > 0
+    assert "function calls" in profile.read_text()
+    reads = measure_reads(world, prefix, corpus)
+    assert reads.warm == ["get_range"]
+    assert 1 < len(reads.cold) <= 5
+
+
+def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "json,xml"])
+    assert "there is no part xml" in capsys.readouterr().err
