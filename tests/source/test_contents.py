@@ -33,6 +33,35 @@ def reason(fetched: Fetched | str) -> str:
 
 class TestLocalFiles:
     @pytest.fixture
+    @pytest.mark.parametrize("declared", [True, False])
+    def test_files_that_are_waited_for_come_in_order_several_at_once(
+        self, root: Path, declared: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted: list[tuple[str, int | None]] = []
+        expected: list[bytes | str] = []
+        for number in range(200):
+            path = root / f"file-{number}"
+            if number % 7:
+                path.write_bytes(b"%d" % number * number)
+                expected.append(path.read_bytes())
+            else:
+                expected.append("missing-file")
+            wanted.append((str(path), len(b"%d" % number) * number if declared else None))
+        readers: set[int] = set()
+        fetch = LocalFiles.fetch
+
+        def seen(files: LocalFiles, path: str, size: int | None) -> Fetched:
+            readers.add(threading.get_ident())
+            return fetch(files, path, size)
+
+        monkeypatch.setattr(LocalFiles, "fetch", seen)
+        for slow in (60.0, 0.0):
+            monkeypatch.setattr("vera_core.source.files.SLOW_SECONDS", slow)
+            found = list(LocalFiles([root], 100_000).fetch_many(wanted))
+            assert [item if isinstance(item, bytes) else reason(item) for item in found] == expected
+            several = slow == 0.0 and declared
+            assert (len(readers) > 1) == several, "where sizes are not declared, memory would not be bounded"
+
     def root(self, tmp_path: Path) -> Path:
         (tmp_path / "root").mkdir()
         (tmp_path / "secret").write_bytes(b"secret")

@@ -241,7 +241,7 @@ def main(settings: str) -> None:
             return None
         if call.files:
             work = PartWork(Policy(policy), call.files)
-        fetched = (files.fetch(path, size) for path, size in zip(call.paths, call.sizes, strict=True))
+        fetched = files.fetch_many(list(zip(call.paths, call.sizes, strict=True)))
         encoded, special = worked_on(fetched, call.media_types, work.encode)
         seen = {place: None if isinstance(item, BigContent) else item for place, item in special.items()}
         return pack_answer(Answer(encoded, seen, work.trained if call.files else Trained()))

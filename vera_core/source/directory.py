@@ -98,7 +98,7 @@ class _FileSource:
 
     def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
         """See `Source.fetch`."""
-        return (self._files.fetch(self._path_of(row.uid, row.place), row.size) for row in rows)
+        return self._files.fetch_many([(self._path_of(row.uid, row.place), row.size) for row in rows])
 
     def _paths_of(self, batch: RowBatch) -> list[str]:
         return [self._path_of(uid, place) for uid, place in zip(batch.uids, batch.places, strict=True)]

@@ -127,8 +127,7 @@ class SqlSource:
         """See `Source.fetch`."""
         for kind, group in groupby(rows, key=_place_kind):
             if kind == FILE_PLACE:
-                for row in group:
-                    yield self._files.fetch(row.place.removeprefix(FILE_PLACE), row.size)
+                yield from self._files.fetch_many([(row.place.removeprefix(FILE_PLACE), row.size) for row in group])
             elif kind == S3_PLACE:
                 yield from self._objects.fetch([(row.place, row.size) for row in group])
             else:
