@@ -18,8 +18,8 @@ from vera_core.model import Lock, day_text
 from vera_core.operations.commit import whole_second
 from vera_core.operations.repository import LOCK_SLACK
 from vera_core.source.manifest import Manifest, freeze, new_rows
-from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
-from vera_core.store.chain import PUT_ATTEMPTS
+from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
+from vera_core.store.chain import PUT_ATTEMPTS, earliest_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def frozen_manifests(repo: Repository, window: Window, scratch: Path) -> list[Fr
         parsed = repo.keys.parse(key)
         if parsed.kind is not KeyKind.MANIFEST:
             continue
-        chosen = counting_version(repo, infos)
+        chosen = earliest_record(repo.store, infos, locked=repo.config.locked)
         if chosen is not None:
             found.append(_load(repo, replace(window, revision=parsed.number), chosen, scratch))
     return sorted(found, key=lambda item: item.window.revision)
@@ -126,7 +126,7 @@ def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock 
         with suppress(PreconditionError):
             repo.store.put_file(key, path, sha256=sha256, condition=condition, lock=lock)
         infos = [info for info in repo.store.list_versions(key) if info.key == key]
-        chosen = counting_version(repo, infos)
+        chosen = earliest_record(repo.store, infos, locked=repo.config.locked)
         if chosen is not None:
             return chosen
         # Only unlocked versions or markers are there: somebody's plain PUT or DELETE, no manifest. Clear and retry.
@@ -173,21 +173,6 @@ def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:
     """Whether every slot of the manifest is the one that the active epochs give."""
     routing = repo.config.routing
     return all(routing.n_bits(segment.slot.day) == segment.slot.n_bits for segment in manifest.segments)
-
-
-def counting_version(repo: Repository, infos: list[VersionInfo]) -> VersionInfo | None:
-    """The version that is the manifest of a key, or None; `infos` are all its versions, newest first.
-
-    The earliest locked one; the earliest at all where the repository has no locks.
-    """
-    for info in reversed(infos):
-        if info.is_delete_marker:
-            continue
-        # What vanishes while it is looked at was unlocked, and cleared by another packer.
-        with suppress(MissingObjectError):
-            if not repo.config.locked or repo.store.get_lock(info.key, info.version_id) is not None:
-                return info
-    return None
 
 
 def _load(repo: Repository, window: Window, info: VersionInfo, scratch: Path) -> FrozenManifest:

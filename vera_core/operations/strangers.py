@@ -1,7 +1,7 @@
 """What somebody put over records: delete markers and unlocked versions. Never data, harmless, removed by VersionId.
 
 Where to look outside the slots, whose logs the doctor reads anyway, and what of it may go. Which version of a key is
-the record is for `store.chain` and freeze.py to say; the removing is the doctor's.
+the record is for `store.chain` to say; the removing is the doctor's.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from vera_core.keyspace import KeyKind, number_text
-from vera_core.operations.freeze import counting_version
 from vera_core.operations.report import Finding
 from vera_core.operations.walk import tenants
 from vera_core.store.base import MissingObjectError
-from vera_core.store.chain import ChainedLog
+from vera_core.store.chain import ChainedLog, earliest_record
 from vera_core.store.chain import Finding as LogFinding
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _beside_manifests(repo: Repository, prefix: str) -> list[LogFinding]:
         if repo.keys.parse(key).kind is not KeyKind.MANIFEST:
             continue
         infos = list(versions)
-        manifest = counting_version(repo, infos)
+        manifest = earliest_record(repo.store, infos, locked=repo.config.locked)
         for info in infos:
             if info is not manifest:
                 what = "delete marker over a manifest" if info.is_delete_marker else "version under a manifest's key"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,21 @@ UNLOCKED = Lock(LockMode.NONE, datetime.max.replace(tzinfo=UTC))
 
 class LostAppendError(ConflictError):
     """Another writer's record took the number. Read on from it and plan again."""
+
+
+def earliest_record(store: ObjectStore, versions: Iterable[VersionInfo], *, locked: bool) -> VersionInfo | None:
+    """Which of a key's `versions` (newest first, as listed) is the record; None where none is.
+
+    The earliest locked one; the earliest at all in a repository without locks (`locked` is False).
+    """
+    for info in reversed(list(versions)):
+        if info.is_delete_marker:
+            continue
+        # What vanishes while it is looked at was unlocked, and cleared by somebody else.
+        with suppress(MissingObjectError):
+            if not locked or store.get_lock(info.key, info.version_id) is not None:
+                return info
+    return None
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:
