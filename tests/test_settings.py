@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,38 @@ def test_wrong_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as caught:
         Settings.load()
     assert caught.value.where == {"variable": "VERA_SOURCES__INVOICES__LAG_DAYS"}
+
+
+def test_variables_reach_into_tables_and_hold_lists_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    written(SOURCE)
+    monkeypatch.setenv("VERA_WORKERS", "7")
+    monkeypatch.setenv("VERA_FRESHNESS_SECONDS", "0.5")
+    monkeypatch.setenv("VERA_SOURCES", '{"letters": {"uid": "id", "lag_days": 1}}')
+    source = "VERA_SOURCES__LETTERS__"
+    for name, value in {
+        "URL": "sqlite:////srv/letters.sqlite", "TABLE": "[brackets", "LAG_DAYS": "3", "BEGIN": "2026-03-01",
+        "CREATED_AT": '{"column": "at", "type": "text"}', "CONTENT__COLUMN": "file", "CONTENT__KIND": "path",
+        "CONTENT__ROOTS": '["/srv/a", "/srv/b"]',
+    }.items():  # fmt: skip
+        monkeypatch.setenv(source + name, value)
+    monkeypatch.setenv("VERA_COLOUR", "red")
+    monkeypatch.setenv("VERA_TRACEBACK", "1")
+    monkeypatch.setenv("vera_tenant", "lower")
+    settings = Settings.load()
+    assert (settings.workers, settings.freshness_seconds, settings.tenant) == (7, 0.5, "lower")
+    assert set(settings.sources) == {"invoices", "letters"}
+    letters = settings.source("letters")
+    assert (letters.uid, letters.lag_days, letters.table, letters.begin) == ("id", 3, "[brackets", date(2026, 3, 1))
+    assert (letters.content.kind, letters.content.roots) == (ContentKind.PATH, (Path("/srv/a"), Path("/srv/b")))
+    assert letters.created_at.column == "at"
+
+
+def test_a_list_in_a_variable_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    written(SOURCE)
+    monkeypatch.setenv("VERA_WORKERS", "[1, 2]")
+    with pytest.raises(UsageError, match="valid integer") as caught:
+        Settings.load()
+    assert caught.value.where == {"variable": "VERA_WORKERS"}
 
 
 @pytest.mark.parametrize("text", ["[", "a = 1\na = 2", "\ud800"])

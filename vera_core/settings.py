@@ -7,6 +7,7 @@ secret is a setting: a database URL with a password is taken from an environment
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import socket
 import tempfile
@@ -14,23 +15,23 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from vera_core.errors import UsageError
 from vera_core.model import DEFAULT_TENANT, check_name
 from vera_core.source.mapping import SettingError, SourceSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from pydantic_core import ErrorDetails
-    from pydantic_settings import PydanticBaseSettingsSource
 
 DEFAULT_FILE = "vera.toml"
 FILE_VARIABLE = "VERA_SETTINGS"
 """Names the settings file where no option does."""
 PREFIX = "VERA_"
+DELIMITER = "__"
+"""Between the keys of nested tables in a variable's name."""
 _SHOWN = 5
 _WORDS = {
     "unexpected_keyword_argument": "there is no such setting",
@@ -50,7 +51,7 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What a process works with; make it with `load`.
 
     `repository`: s3://bucket/prefix; `actor`: who the audit trail names; `tenant`: the one that commands mean;
@@ -58,9 +59,7 @@ class Settings(BaseSettings):
     `workers`: threads that load and encode files.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
     repository: str = ""
     actor: str = Field(default_factory=_who, min_length=1, max_length=256)
@@ -69,18 +68,6 @@ class Settings(BaseSettings):
     freshness_seconds: NonNegativeFloat = 5.0
     workers: PositiveInt = 2
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(  # the signature is pydantic's
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` gives: it merges file, environment and overrides itself, to say where an error is."""
-        return (init_settings,)
 
     @classmethod
     def load(cls, path: Path | None = None, **overrides: Any) -> Self:
@@ -94,7 +81,7 @@ class Settings(BaseSettings):
             UsageError: naming file or variable, key and what to do.
         """
         file, content = _read(path)
-        environment = EnvSettingsSource(cls)()
+        environment = _environment(cls.model_fields)
         given = {name: value for name, value in overrides.items() if value is not None}
         try:
             settings = cls(**_merged(_merged(content, environment), given))
@@ -141,6 +128,27 @@ def _read(path: Path | None) -> tuple[Path | None, dict[str, Any]]:
         raise UsageError(f"the settings file is no TOML: {error}", todo="Correct it.", file=file) from None
 
 
+def _environment(fields: Container[str]) -> dict[str, Any]:
+    """What `VERA_*` variables say, as tables; one that names none of the settings `fields` is not for us."""
+    found: dict[str, Any] = {}
+    for name in sorted(os.environ):
+        keys = name.lower().removeprefix(PREFIX.lower()).split(DELIMITER)
+        if name.upper().startswith(PREFIX) and keys[0] in fields:
+            value = _value(os.environ[name])
+            for key in reversed(keys):
+                value = {key: value}
+            found = _merged(found, value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A variable's value: a list or a table where it is one in JSON, else the text; the model makes a number of it."""
+    try:
+        return json.loads(text) if text.startswith(("[", "{")) else text
+    except ValueError:
+        return text
+
+
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     """Both, table by table; where both have a key, `high` counts."""
     both = dict(low)
@@ -169,7 +177,7 @@ def _explain(error: ErrorDetails, file: Path | None, environment: Mapping[str, A
     else:
         what, todo = _WORDS.get(error["type"], error["msg"]), "Correct it; docs/sources.md lists all settings."
     if _holds(environment, keys):
-        return UsageError(what, todo=todo, variable=PREFIX + "__".join(keys).upper())
+        return UsageError(what, todo=todo, variable=PREFIX + DELIMITER.join(keys).upper())
     return UsageError(what, todo=todo, file=file, key=".".join(keys))
 
 
