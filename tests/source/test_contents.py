@@ -33,6 +33,24 @@ def reason(fetched: Fetched | str) -> str:
 
 class TestLocalFiles:
     @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        (tmp_path / "root").mkdir()
+        (tmp_path / "secret").write_bytes(b"secret")
+        return tmp_path / "root"
+
+    @pytest.mark.parametrize("size", [0, 1, LIMIT, LIMIT + 1, 5000])
+    @pytest.mark.parametrize("declared", [True, False])
+    def test_whole_files(self, root: Path, size: int, declared: bool) -> None:
+        data = random.Random(size).randbytes(size)
+        (root / "f").write_bytes(data)
+        found = LocalFiles([root], LIMIT).fetch(f"{root}/f", size if declared else None)
+        if size > LIMIT:
+            assert isinstance(found, BigContent)
+            assert found.size == size
+            with found.open() as file:
+                found = file.read()
+        assert found == data
+
     @pytest.mark.parametrize("declared", [True, False])
     def test_files_that_are_waited_for_come_in_order_several_at_once(
         self, root: Path, declared: bool, monkeypatch: pytest.MonkeyPatch
@@ -61,24 +79,6 @@ class TestLocalFiles:
             assert [item if isinstance(item, bytes) else reason(item) for item in found] == expected
             several = slow == 0.0 and declared
             assert (len(readers) > 1) == several, "where sizes are not declared, memory would not be bounded"
-
-    def root(self, tmp_path: Path) -> Path:
-        (tmp_path / "root").mkdir()
-        (tmp_path / "secret").write_bytes(b"secret")
-        return tmp_path / "root"
-
-    @pytest.mark.parametrize("size", [0, 1, LIMIT, LIMIT + 1, 5000])
-    @pytest.mark.parametrize("declared", [True, False])
-    def test_whole_files(self, root: Path, size: int, declared: bool) -> None:
-        data = random.Random(size).randbytes(size)
-        (root / "f").write_bytes(data)
-        found = LocalFiles([root], LIMIT).fetch(f"{root}/f", size if declared else None)
-        if size > LIMIT:
-            assert isinstance(found, BigContent)
-            assert found.size == size
-            with found.open() as file:
-                found = file.read()
-        assert found == data
 
     def test_what_is_no_file(self, root: Path) -> None:
         files = LocalFiles([root], LIMIT)
