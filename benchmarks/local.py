@@ -2,11 +2,12 @@
 
 Packing does what `vera pack` does between a frozen manifest and an upload, with the same parts: rows are read from the
 manifest, files read, hashed, compressed and written. Freezing the manifest comes before it, verifying after; both are
-measured by themselves.
+measured by themselves. As neither shares the cores here, each core has a process that loads.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def pack_local(corpus: Corpus, target: Path, policy: Policy = Policy.BALANCED) -
     limits = BuildLimits(NO_LIMIT, policy)
     with (
         at_pace(),
-        loader(_source(corpus), count, Options(policy, workplace.threads)) as load,
+        loader(_source(corpus), count, Options(policy, workplace.threads, processes=os.cpu_count() or 1)) as load,
         closing(load(manifest.batches(0, count), count)) as feed,
     ):
         built = build_part(feed, (0, count), options=options, limits=limits, spool=workplace.spool, judge=_AllNew())

@@ -8,6 +8,7 @@ anyway, and threads do for them.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -43,11 +44,14 @@ _NO_SIZE = -1
 
 
 class Options(NamedTuple):
-    """How rows are loaded: `policy` for their encoding, `threads` where threads do it, else `processes`."""
+    """How rows are loaded: `policy` for their encoding, `threads` where threads do it, else `processes`.
+
+    One process for every two cores leaves the others to building, verifying and uploading, which take as long.
+    """
 
     policy: Policy
     threads: int
-    processes: int = 1
+    processes: int = min(8, max(1, (os.cpu_count() or 1) // 2))
 
 
 class Call(NamedTuple):
