@@ -48,6 +48,8 @@ _MIN_FILES = 64
 """Files of a kind below which no dictionary is tried."""
 _MIN_GAIN = 0.03
 """Part of the stored bytes that a dictionary must save to be worth its cold read."""
+_LEVEL_GAIN = 0.01
+"""Part of the stored bytes that a slower level must save."""
 
 
 class Encoded(NamedTuple):
@@ -120,8 +122,8 @@ _METHODS: dict[Policy, tuple[tuple[int, _Method], ...]] = {
     Policy.BALANCED: ((16 << 10, _Method(Codec.ZSTD, 1)), (MAX_INLINE, _Method(Codec.ZSTD, 3))),
     Policy.SMALL: ((MAX_INLINE, _Method(Codec.ZSTD, 12)),),
 }
-DICTIONARY_LEVELS = {Policy.FAST: 1, Policy.BALANCED: 3, Policy.SMALL: 12}
-"""zstd levels of contents with a dictionary."""
+DICTIONARY_LEVELS = {Policy.FAST: (1,), Policy.BALANCED: (1, 3), Policy.SMALL: (12,)}
+"""zstd levels of contents with a dictionary: the first, or another where that is smaller on the sample."""
 _STREAM_LEVELS = {Policy.FAST: 1, Policy.BALANCED: 3, Policy.SMALL: 9}
 
 _COMPRESSED = (
@@ -154,10 +156,14 @@ def toolchain() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Dictionaries, numbered from 1, and which of them the files of a kind are compressed with ("": other kinds)."""
+    """Dictionaries, numbered from 1, and which of them the files of a kind are compressed with ("": other kinds).
+
+    `levels` are the zstd levels that each is used with, the policy's usual one if there are none.
+    """
 
     dictionaries: tuple[bytes, ...] = ()
     kinds: Mapping[str, int] = field(default_factory=dict)
+    levels: tuple[int, ...] = ()
 
     def number(self, kind: str) -> int:
         """The dictionary for files of a kind; 0 for none."""
@@ -178,8 +184,10 @@ class Encoder:
         self.policy = policy
         self.trained = trained or Trained()
         self._loaded = [zstandard.ZstdCompressionDict(data) for data in self.trained.dictionaries]
-        for loaded in self._loaded:
-            loaded.precompute_compress(level=DICTIONARY_LEVELS[policy])
+        usual = DICTIONARY_LEVELS[policy][0]
+        self._levels = self.trained.levels or (usual,) * len(self._loaded)
+        for loaded, level in zip(self._loaded, self._levels, strict=True):
+            loaded.precompute_compress(level=level)
         self._contexts = _Compressors()
 
     def encode(self, contents: Sequence[bytes], media_types: Sequence[str] | None = None) -> EncodedBatch:
@@ -223,7 +231,7 @@ class Encoder:
         if self._loaded and method.codec in _COMPRESSING and len(content) <= _DICTIONARY_UP_TO:
             number = self.trained.number(kind_of(content, media_type))
             if number:
-                return _Method(Codec.ZSTD, DICTIONARY_LEVELS[self.policy], number)
+                return _Method(Codec.ZSTD, self._levels[number - 1], number)
         return method
 
     def _compress(self, contents: list[bytes], method: _Method) -> list[bytes]:
@@ -280,31 +288,41 @@ def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *,
     others = [content for kind in rare for content in samples.pop(kind)]
     if len(others) >= _MIN_FILES:
         samples[""] = others
-    dictionaries: list[bytes] = []
+    chosen: list[tuple[bytes, int]] = []
     kinds: dict[str, int] = {}
     for kind, count in Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES):
-        dictionary = _paying(samples[kind], policy, files * count // len(contents))
-        if dictionary is not None:
-            dictionaries.append(dictionary)
-            kinds[kind] = len(dictionaries)
+        paying = _paying(samples[kind], policy, files * count // len(contents))
+        if paying is not None:
+            chosen.append(paying)
+            kinds[kind] = len(chosen)
         elif kind:
             kinds[kind] = 0
-    return Trained(tuple(dictionaries), kinds)
+    return Trained(tuple([dictionary for dictionary, _ in chosen]), kinds, tuple([level for _, level in chosen]))
 
 
-def _paying(samples: list[bytes], policy: Policy, files: int) -> bytes | None:
-    """A dictionary trained on three quarters of `samples`, if it pays for `files` files on the evidence of the rest."""
+def _paying(samples: list[bytes], policy: Policy, files: int) -> tuple[bytes, int] | None:
+    """A dictionary trained on three quarters of `samples`, if it pays for `files` files on the evidence of the rest.
+
+    With it the level that is best there.
+    """
+    usual, *slower = DICTIONARY_LEVELS[policy]
     cut = min(TRAINING_FILES, len(samples) * 3 // 4)
-    dictionary = train(samples[:cut], DICTIONARY_LEVELS[policy])
+    dictionary = train(samples[:cut], usual)
     if dictionary is None:
         return None
     test = samples[cut : cut + TRAINING_FILES]
-    without, having = (
-        int(Encoder(policy, trained).encode(test).facts["stored_size"].sum())
-        for trained in (Trained(), Trained((dictionary,), {"": 1}))
-    )
-    saved = (without - having) * files / len(test)
-    return dictionary if saved > 2 * len(dictionary) and having < without * (1 - _MIN_GAIN) else None
+
+    def stored(trained: Trained) -> int:
+        return int(Encoder(policy, trained).encode(test).facts["stored_size"].sum())
+
+    without, level = stored(Trained()), usual
+    having = stored(Trained((dictionary,), {"": 1}, (usual,)))
+    for other in slower:
+        size = stored(Trained((dictionary,), {"": 1}, (other,)))
+        if size < having * (1 - _LEVEL_GAIN):
+            having, level = size, other
+    pays = (without - having) * files / len(test) > 2 * len(dictionary) and having < without * (1 - _MIN_GAIN)
+    return (dictionary, level) if pays else None
 
 
 def kind_of(content: bytes, media_type: str) -> str:
@@ -387,9 +405,14 @@ def _compressor(level: int, dictionary: zstandard.ZstdCompressionDict | None = N
 _blocks = _BlockContext()
 
 
-def pack_block(raw: bytes) -> bytes:
-    """Compresses a block of columns; returns `raw` itself unless the zstd frame is smaller."""
-    packed = _blocks.compressor.compress(raw)
+def pack_block(raw: bytes, cut: int = 0) -> bytes:
+    """Compresses a block of columns; returns `raw` itself unless the zstd frame is smaller.
+
+    From byte `cut` on another sort of bytes follows, which gets a zstd block, and so statistics, of its own.
+    """
+    frame = _blocks.compressor.compressobj(size=len(raw))
+    head = frame.compress(raw[:cut]) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) if cut else b""
+    packed = head + frame.compress(raw[cut:]) + frame.flush()
     return packed if len(packed) < len(raw) else raw
 
 

@@ -572,7 +572,8 @@ def imitation(position: int, first: int, uids: Sequence[str], lie: Lie) -> bytes
     block = donor.fetch(donor.directory.blocks[0], donor.directory.sizes[0])
     head = parse_group_head(block[:HEAD_SIZE], HEADER_SIZE)
     columns = unpack_block(block[HEAD_SIZE : HEAD_SIZE + head.stored_size], head.raw_size)
-    body = GroupBody(len(uids), head.first_key, columns, block[HEAD_SIZE + head.stored_size :])
+    proofs = block[HEAD_SIZE + head.stored_size :]
+    body = GroupBody(len(uids), head.first_key, columns, sum(len(uid.encode()) for uid in uids), proofs)
     size = position - HEADER_SIZE if lie.flags else lie.size or head.content_size
     return encode_group(position, first if lie.first is None else lie.first, size, body, flags=lie.flags) + FORGED
 

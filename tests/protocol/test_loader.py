@@ -195,7 +195,7 @@ def test_answers_come_back_as_they_were(
     assert (answer.special, answer.trained) == (special, dictionaries)
 
 
-paths = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
 
 @given(

@@ -275,6 +275,7 @@ class ShardWriter:
             len(rows),
             int(rows["key"][0]),
             encode_body(columns, list(table), b"".join(group.uids)),
+            int(rows["uid_length"].sum()),
             rows["digest"].tobytes() + rows["crc32"].tobytes(),
         )
         block = encode_group(self._position, self._outline.entries, content_size, body, flags=flags)

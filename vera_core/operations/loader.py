@@ -205,16 +205,16 @@ def unpack_answer(data: bytes) -> Answer:
 
 
 def _trained_head(trained: Trained) -> list[object]:
-    return [[len(data) for data in trained.dictionaries], dict(trained.kinds)]
+    return [[len(data) for data in trained.dictionaries], dict(trained.kinds), list(trained.levels)]
 
 
-def _trained(head: tuple[list[int], dict[str, int]], data: bytes, at: int) -> tuple[Trained, int]:
+def _trained(head: tuple[list[int], dict[str, int], list[int]], data: bytes, at: int) -> tuple[Trained, int]:
     """Dictionaries out of a call or answer, and where they end."""
     dictionaries = []
     for length in head[0]:
         dictionaries.append(data[at : at + length])
         at += length
-    return Trained(tuple(dictionaries), head[1]), at
+    return Trained(tuple(dictionaries), head[1], tuple(head[2])), at
 
 
 def _joined(head: object, *parts: bytes) -> bytes:
