@@ -60,7 +60,8 @@ def as_text(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """For a document."""
     rule = ("---", *("---" if table.prose else "---:" for _ in table.columns[1:]))
-    lines = [f"| {' | '.join(cells)} |" for cells in (table.columns, rule, *table.rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (table.columns, rule, *table.rows))
+    lines = [f"| {' | '.join(cells)} |" for cells in escaped]
     return "\n".join([f"**{table.title}**", "", *lines, *(["", table.note] if table.note else [])])
 
 

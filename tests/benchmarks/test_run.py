@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ MACHINE = Machine(when="2026-03-02", cores=2, processor="", system="", load=0.0,
 def entrant(seconds: float, stored: int, reads: float) -> Entrant:
     found = Lookups(per_second=reads, cold_reads=3, cold_bytes=50_000, cold_seconds=0.001)
     return Entrant(
-        title="it", seconds=seconds, slowest_seconds=seconds, cpu_seconds=seconds, peak_bytes=1 << 20,
+        title="it | that", seconds=seconds, slowest_seconds=seconds, cpu_seconds=seconds, peak_bytes=1 << 20,
         stored_bytes=stored, lookups=found,
     )  # fmt: skip
 
@@ -82,6 +83,10 @@ def test_the_page_takes_results_again_and_again(tmp_path: Path) -> None:
     assert once.count("<!-- bench:json -->") == 1
     rewrite(results(), tmp_path / "docs")
     assert page.read_text() == once
+    tables = re.findall(r"(?:^\|.*\n)+", once, re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     outside = [line for line in before.splitlines() if not line.startswith(("|", "**", "!", "Freezing"))]
     assert [line for line in outside if line not in once.splitlines()] == []
 
