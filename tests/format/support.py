@@ -153,22 +153,28 @@ HEAD_FIELDS = (
 
 @dataclass
 class Block:
-    """A group taken apart. `lies` replaces fields of its head by other values."""
+    """A group taken apart. `lies` replaces fields of its head by other values.
+
+    The last `uid_bytes` of the body are the uids, which writers compress apart from the rest.
+    """
 
     head: dict[str, int]
     body: bytes
     proofs: bytes
     contents: bytes
+    uid_bytes: int
     lies: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shard: bytes, position: int, size: int, end: int) -> Block:
-        """The group whose block takes `size` bytes at `position` and which ends at `end`."""
+    def of(cls, shard: bytes, position: int, size: int) -> Block:
+        """The group whose block takes `size` bytes at `position`."""
         head = dict(zip(HEAD_FIELDS, _HEAD.unpack_from(shard, position)[1:], strict=True))
         cut = position + 64 + head["stored_size"]
         body = unpack_block(shard[position + 64 : cut], head["raw_size"])
         begin = position + size if not head["flags"] else position - head["content_size"]
-        return cls(head, body, shard[cut : position + size], shard[begin : begin + head["content_size"]])
+        contents = shard[begin : begin + head["content_size"]]
+        uid_bytes = int(Body(body, 0).columns[0].values().sum())
+        return cls(head, body, shard[cut : position + size], contents, uid_bytes)
 
     @property
     def after(self) -> bool:
@@ -200,7 +206,7 @@ class Block:
 
     def seal(self, position: int) -> bytes:
         """The block, with right checksums."""
-        stored = pack_block(self.body)
+        stored = pack_block(self.body, max(0, len(self.body) - self.uid_bytes))
         rest = stored + self.proofs
         right = {
             "position": position,
@@ -237,8 +243,7 @@ class Parts:
         reader = opened(shard)
         directory, footer = reader.directory, reader.footer
         groups = [
-            Block.of(shard, directory.blocks[number], directory.sizes[number], directory.ends[number])
-            for number in range(len(directory))
+            Block.of(shard, directory.blocks[number], directory.sizes[number]) for number in range(len(directory))
         ]
         rows = [
             [block.head["first_key"], joined, block.head["count"]]

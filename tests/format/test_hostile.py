@@ -242,6 +242,9 @@ def test_unknown_sections() -> None:
     known = opened(GOLDEN["one"]).sections[0]
     parts.extra_sections = [(replace(known, tag=b"FILTER\0\0", flags=0, raw_size=5), b"12345")]
     assert survives("one", parts.seal())
+    damaged = parts.seal(sections=lambda sections: [sections[0], replace(sections[1], crc=1)])
+    with pytest.raises(FormatError, match=r"checksum of a section.*section=FILTER"):
+        opened(damaged).verify()
     parts.extra_sections = [(replace(known, tag=b"FILTER\0\0", raw_size=5), b"12345")]
     with pytest.raises(IncompatibleError, match="section 'FILTER'"):
         opened(parts.seal())

@@ -92,6 +92,20 @@ def test_a_place_of_nothing() -> None:
     refused(parts.seal(lambda footer: replace(footer, stored_bytes=stored)), "where it can't be", [FOUR[1].uid])
 
 
+def test_nothing_is_not_shared() -> None:
+    for files, place in (([b"", b""], 1), ([b"zz", b"zz"], 1), ([b"text", b""], ELSEWHERE + 256)):
+        parts = Parts.of(pack([file._replace(content=content) for file, content in zip(FOUR, files, strict=False)])[0])
+        parts.groups[0].change(place=[0, place])
+        refused(parts.seal(), "where it can't be", [FOUR[0].uid])
+
+
+def test_a_block_of_another_place() -> None:
+    """Nothing else of an empty file's group depends on where it is."""
+    parts = Parts.of(pack([FOUR[0]._replace(content=b"")])[0])
+    parts.groups[0].lies["position"] = 300
+    refused(parts.seal(), "states impossible values", [FOUR[0].uid])
+
+
 STORED = encode(FOUR[0].content)
 RANGES = {
     # What the second file holds, and where the same bytes stand: the place it then claims.
@@ -177,11 +191,15 @@ def test_groups_that_reach_into_each_other() -> None:
 
 
 def test_groups_exchanged() -> None:
-    parts = Parts.of(pack(FOUR, replace(OPTIONS, group_entries=2))[0])
-    for what in (parts.groups, parts.directory):
-        what.reverse()
-    with pytest.raises(FormatError, match="directory contradicts"):
-        opened(parts.seal())
+    """The first two, and the last two of four: only then is the footer's first key right."""
+    for rows in ((1, 0, 2, 3), (0, 1, 3, 2)):
+        parts = Parts.of(pack(FOUR, replace(OPTIONS, group_entries=1))[0])
+        parts.groups = [parts.groups[row] for row in rows]
+        parts.directory = [parts.directory[row] for row in rows]
+        for first, block in enumerate(parts.groups):
+            block.lies["first"] = first
+        with pytest.raises(FormatError, match="directory contradicts"):
+            opened(parts.seal())
 
 
 def test_joined_groups_say_so() -> None:
@@ -212,6 +230,34 @@ def test_dictionary_blocks(field: int, value: int, number: int) -> None:
     assert survives("dictionaries", data) == (data == GOLDEN["dictionaries"])
 
 
+def test_dictionary_blocks_are_those_of_the_sections() -> None:
+    """Whole, with right checksums, but another's."""
+    parts = Parts.of(GOLDEN["dictionaries"])
+    right = parts.dictionaries
+    (_, first), (_, second) = right
+    for wrong in ([(1, second), (2, first)], [(1, first[:-1] + b"?"), (2, second)], [(1, first)]):
+        parts.dictionaries = wrong
+        parts.rewrite_front()
+        parts.dictionaries = right
+        with pytest.raises(FormatError, match="in DATA is not that of its section"):
+            opened(parts.seal()).verify()
+
+
+@pytest.mark.parametrize("name", ["empty", "one", "dictionaries"])
+def test_bytes_before_the_groups_that_are_nothing(name: str) -> None:
+    parts = Parts.of(GOLDEN[name])
+    parts.front += b"hidden"
+    with pytest.raises(FormatError, match="DATA does not begin where the footer says"):
+        opened(parts.seal()).verify()
+
+
+def read_everything(data: bytes) -> None:
+    """Content by content, as they are asked for; does not verify the shard as a whole."""
+    reader = opened(data)
+    for entry in reader.entries():
+        reader.read(entry)
+
+
 def test_dictionaries_that_are_missing_damaged_or_exchanged() -> None:
     good = Parts.of(GOLDEN["dictionaries"]).dictionaries
     (_, first), (_, second) = good
@@ -233,9 +279,8 @@ def test_dictionaries_that_are_missing_damaged_or_exchanged() -> None:
         shifted = parts.seal()
         assert not holds(shifted)
         parts.front = Parts.of(GOLDEN["dictionaries"]).front
-        reader = opened(parts.seal())
         with pytest.raises(FormatError, match=message):
-            [reader.read(entry) for entry in reader.entries()]
+            read_everything(parts.seal())
 
 
 def test_dictionaries_and_their_flag_go_together() -> None:
