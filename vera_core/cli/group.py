@@ -27,6 +27,7 @@ COMMANDS = {
     "ls": "List archived days, or the files of a day.",
     "locate": "Show where a uid lives: its slot.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
+    "recover": "Save what can be saved of a damaged shard.",
     "doctor": "Put right what a crash or a stranger left behind.",
     "epoch": "Show or set how many slots a day has.",
 }

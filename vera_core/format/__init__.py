@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vera_core.format.layout import SUFFIX, Footer, Header
 from vera_core.format.reader import ShardReader
-from vera_core.format.recover import Survey, rebuild, saved_entries, survey
+from vera_core.format.recover import Survey, check_rebuild, rebuild, saved_entries, survey
 from vera_core.format.remains import Clues, Damage
 from vera_core.format.source import BytesSource, FileSource, RangeSource
 from vera_core.format.verify import Verified
@@ -27,6 +27,7 @@ __all__ = [
     "ShardWriter",
     "Survey",
     "Verified",
+    "check_rebuild",
     "rebuild",
     "saved_entries",
     "survey",

@@ -110,18 +110,33 @@ def rebuild(
         UsageError: the header is lost and the clues don't make it, or `commit` is needed.
         FormatError: the one entry of a streamed shard is lost.
     """
+    header = check_rebuild(of, commit)
+    with Naming(of.extent.source.where):
+        if of.restorable:
+            return _restore(of, header, sink, progress)
+        assert commit is not None
+        return _rewrite(of, layout.Header.parse(header), sink, commit, progress)
+
+
+def check_rebuild(of: Survey, commit: int | None) -> bytes:
+    """Makes sure that `rebuild` has all it needs; returns the header that it will write.
+
+    Raises:
+        UsageError, FormatError: as `rebuild`.
+    """
     with Naming(of.extent.source.where):
         header = _header(of)
         if of.restorable:
-            return _restore(of, header, sink, progress)
-        if of.found.streamed or (not of.found.saved and of.found.lost):
+            return header
+        if of.found.streamed or not of.found.saved:
             raise FormatError("no entry is left to make a shard of", todo=layout.RESTORE)
         if commit is None:
             raise UsageError(
                 "entries are lost, so the others need to say which commit brought them",
-                todo="Give the commit's number, which begins each version that `vera stat` shows of the shard's files.",
+                todo="Give the commit's number, with which each version begins that `vera stat` shows of the shard's "
+                "files; or save the files alone.",
             )
-        return _rewrite(of, layout.Header.parse(header), sink, commit, progress)
+        return header
 
 
 def _header(of: Survey) -> bytes:
