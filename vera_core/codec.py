@@ -20,7 +20,7 @@ from vera_core.model import Codec
 from vera_core.zstd_frame import MAX_WINDOW, check_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "MAX_DICTIONARIES",
@@ -46,6 +46,10 @@ MAX_DICTIONARY = 128 << 10
 _MAGIC = zstandard.FRAME_HEADER
 _QUIET = 2047  # hashlib keeps the interpreter lock for updates shorter than 2048 bytes
 _QUIET_LIMIT = 16 << 10
+_BATCHED = 1 << 20
+"""Contents up to this size in bytes are decoded in batches, whose results exist twice for a moment."""
+_CONTEXTS = 16
+"""Decompressors that a thread keeps of a shard, 160 KB each."""
 
 
 class Stored(NamedTuple):
@@ -73,7 +77,7 @@ class Dictionaries:
 
     __slots__ = ("_contexts", "_loaded")
 
-    def __init__(self, dictionaries: Sequence[bytes] = ()) -> None:
+    def __init__(self, dictionaries: Iterable[bytes] = ()) -> None:
         try:
             self._loaded = [zstandard.ZstdCompressionDict(data) for data in dictionaries]
             for loaded in self._loaded:
@@ -94,6 +98,8 @@ class Dictionaries:
         contexts = self._contexts.made
         found = contexts.get((number, magic))
         if found is None:
+            if len(contexts) >= _CONTEXTS:
+                contexts.clear()
             found = contexts[number, magic] = self.new_decompressor(number, magic=magic)
         return found
 
@@ -153,7 +159,7 @@ def decode_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTION
     frames: dict[int, list[int]] = {}
     contents: list[bytes] = [b""] * len(batch)
     for number, item in enumerate(batch):
-        if item.codec is Codec.ZSTD:
+        if item.codec is Codec.ZSTD and item.size <= _BATCHED:
             check_frame(item.stored, item.size)
             frames.setdefault(item.parameter, []).append(number)
         else:

@@ -54,6 +54,8 @@ _HEAD = struct.Struct("<BQI")
 _PAIR = struct.Struct("<HH")
 _MASK = (1 << 64) - 1
 _MAX_ATTRIBUTES = 1 + MAX_MEDIA_TYPE + MAX_METADATA
+_CACHED_BYTES = 512
+"""Attributes of so many bytes are kept after they were parsed: as text they can be four times larger."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -231,16 +233,26 @@ def encode_attributes(media_type: str, metadata: Metadata) -> bytes:
     return b"".join((bytes((len(kind),)), kind, *packed))
 
 
-@lru_cache(maxsize=1024)
+def largest_body(count: int) -> int:
+    """The most bytes that a body of `count` entries can take."""
+    tables = 2 * _COUNT.size + (len(COLUMNS) + 1) * _HEAD.size
+    return tables + count * (8 * (len(COLUMNS) + 1) + MAX_UID_BYTES + _MAX_ATTRIBUTES)
+
+
 def parse_attributes(data: bytes) -> Attributes:
     """Undoes `encode_attributes`.
 
     Raises:
         FormatError: it is not what `encode_attributes` makes.
     """
+    return _parse_cached(data) if len(data) <= _CACHED_BYTES else _parse(data)
+
+
+def _parse(data: bytes) -> Attributes:
     if not data:
         return Attributes("", ())
     at = 1 + data[0]
+    metadata_size = len(data) - at
     pairs = []
     try:
         media_type = data[1:at].decode()
@@ -254,7 +266,14 @@ def parse_attributes(data: bytes) -> Attributes:
     keys = {key for key, _ in pairs}
     if at != len(data) or data[0] > MAX_MEDIA_TYPE or len(keys) != len(pairs) or "" in keys:
         raise FormatError("media type or metadata is cut off, too long, or without key", todo=RESTORE)
+    if metadata_size > MAX_METADATA:
+        raise FormatError(
+            f"the metadata of an entry take {metadata_size} bytes, allowed are {MAX_METADATA}", todo=RESTORE
+        )
     return Attributes(media_type, tuple(pairs))
+
+
+_parse_cached = lru_cache(maxsize=1024)(_parse)
 
 
 def origin_numbers(origin: Origin | None) -> tuple[int, int]:

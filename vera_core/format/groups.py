@@ -17,7 +17,7 @@ import numpy as np
 from vera_core.codec import MAX_INLINE, crc32, digest, unpack_block
 from vera_core.encoding import pack_block
 from vera_core.errors import FormatError
-from vera_core.format.columns import COLUMNS, TIME_BIAS, Body, parse_attributes
+from vera_core.format.columns import COLUMNS, TIME_BIAS, Attributes, Body, largest_body, parse_attributes
 from vera_core.format.layout import (
     HEADER_SIZE,
     MAX_BLOCK,
@@ -137,7 +137,7 @@ def parse_group_head(data: bytes, position: int) -> GroupHead:
         stated == position >= HEADER_SIZE
         and 1 <= head.count <= MAX_GROUP_ENTRIES
         and head.first + head.count <= MAX_ENTRIES
-        and head.stored_size <= head.raw_size <= MAX_BLOCK
+        and head.stored_size <= head.raw_size <= min(MAX_BLOCK, largest_body(head.count))
         and position < MAX_SIZE > head.content_size
         and (head.flags & AFTER or head.content_size <= MAX_GROUP_CONTENTS)
         and head.flags in (0, AFTER)
@@ -168,7 +168,7 @@ class Group:
         self._offsets, self.shares = _offsets(head, self.body)
         self._hints: memoryview | None = None
         self._shift = 0
-        self.memory = head.raw_size + len(self._proofs) + 10 * head.count + 4096
+        self.memory = head.raw_size + len(self._proofs) + 18 * head.count + 4096
 
     @classmethod
     def parse(cls, data: bytes, position: int) -> Group:
@@ -213,8 +213,8 @@ class Group:
             raise FormatError("the keys of a group are not sorted as it says", todo=RESTORE, group=self.head.position)
         return keys
 
-    def entry(self, row: int, key: int) -> Entry:
-        """The entry of a row, whose uid has that key.
+    def entry(self, row: int, key: int, known: dict[int, Attributes] | None = None) -> Entry:
+        """The entry of a row, whose uid has that key. `known` keeps attributes by their code, from row to row.
 
         Raises:
             FormatError: uid or attributes that are not UTF-8.
@@ -222,7 +222,11 @@ class Group:
         body, count = self.body, self.head.count
         uid = body.uid(row)
         _, created, size, stored, codec, parameter, flags, commit, origin, code, _ = body.row(row)
-        attributes = parse_attributes(body.attributes(code))
+        attributes = None if known is None else known.get(code)
+        if attributes is None:
+            attributes = parse_attributes(body.attributes(code))
+            if known is not None:
+                known[code] = attributes
         try:
             text = uid.decode()
         except UnicodeDecodeError as error:
@@ -251,7 +255,8 @@ class Group:
         Raises:
             FormatError: uids or attributes that are not UTF-8, or a group that is not sorted.
         """
-        return [self.entry(row, key) for row, key in enumerate(self.keys().tolist())]
+        known: dict[int, Attributes] = {}  # entries share them: as texts of their own they could take gigabytes
+        return [self.entry(row, key, known) for row, key in enumerate(self.keys().tolist())]
 
     def column(self, name: str) -> NDArray[np.uint64]:
         """All values of a column, shape (count,)."""

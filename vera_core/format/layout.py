@@ -10,8 +10,8 @@ import struct
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
-from vera_core.codec import crc32
-from vera_core.errors import FormatError, IncompatibleError
+from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, crc32
+from vera_core.errors import FormatError, IncompatibleError, UsageError
 from vera_core.model import Erasability, check_name
 
 if TYPE_CHECKING:
@@ -136,8 +136,17 @@ class Header:
         )
         _check_readable(version, incompat)
         text = name[:length].decode("ascii", "replace")
-        if size != HEADER_SIZE or erasability >= len(_ERASABILITIES) or name[length:].strip(b"\0") or not length:
+        if (
+            size != HEADER_SIZE
+            or erasability >= len(_ERASABILITIES)
+            or length > len(name)
+            or name[length:].strip(b"\0")
+        ):
             raise FormatError("the header states impossible values", todo=RESTORE)
+        try:
+            check_name(text, "retention class")
+        except UsageError as error:
+            raise FormatError(f"the header states impossible values: {error.what}", todo=RESTORE) from error
         return cls(repository_id, text, _ERASABILITIES[erasability], incompat, compat, Encryption(*scheme))
 
 
@@ -239,7 +248,7 @@ def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
     """Reads the section table: rows tile the bytes between DATA and table without gap.
 
     Raises:
-        FormatError: damaged, or rows that don't tile.
+        FormatError: damaged, rows that don't tile, or directory and dictionaries that can't be.
         IncompatibleError: a required section that this reader does not know.
     """
     if crc32(data) != footer.table_crc:
@@ -256,9 +265,22 @@ def parse_sections(data: bytes, footer: Footer) -> tuple[Section, ...]:
         at += section.size
     if at != footer.table_offset:
         raise FormatError("bytes lie between the last section and the section table", todo=RESTORE)
-    if any(section.tag == DICTIONARY for section in sections) != bool(footer.incompat & DICTIONARIES):
-        raise FormatError("the flags do not say whether the shard has dictionaries", todo=RESTORE)
+    _check_known(sections, footer)
     return sections
+
+
+def _check_known(sections: Sequence[Section], footer: Footer) -> None:
+    """Checks number and size of the sections that this reader uses."""
+    directories = [section.raw_size for section in sections if section.tag == DIRECTORY]
+    if len(directories) != 1 or directories[0] > MAX_BLOCK:
+        raise FormatError(f"the shard has {len(directories)} directories, or one that is too large", todo=RESTORE)
+    dictionaries = [section for section in sections if section.tag == DICTIONARY]
+    if bool(dictionaries) != bool(footer.incompat & DICTIONARIES):
+        raise FormatError("the flags do not say whether the shard has dictionaries", todo=RESTORE)
+    if [section.number for section in dictionaries] != list(range(1, len(dictionaries) + 1)):
+        raise FormatError("the dictionaries of the shard are not numbered from 1", todo=RESTORE)
+    if len(dictionaries) > MAX_DICTIONARIES or any(section.raw_size > MAX_DICTIONARY for section in dictionaries):
+        raise FormatError("the shard has too many dictionaries, or one that is too large", todo=RESTORE)
 
 
 def tag_text(tag: bytes) -> str:

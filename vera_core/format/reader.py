@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from vera_core.codec import (
-    MAX_DICTIONARY,
     MAX_INLINE,
     NO_DICTIONARIES,
     Dictionaries,
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 8 << 20
 _AHEAD = 64
-"""Groups whose blocks are asked for at once when all entries are listed."""
+_AHEAD_BYTES = 4 << 20
+"""Groups whose blocks are asked for at once when all entries are listed, and the bytes of these beyond the first."""
 
 
 class ShardReader:
@@ -63,7 +64,8 @@ class ShardReader:
         self.sections = parse_sections(
             self.fetch(self.footer.table_offset, self.footer.sections * layout.SECTION_SIZE), self.footer
         )
-        self.directory = parse_directory(self._directory(), self.footer)
+        [directory] = [section for section in self.sections if section.tag == layout.DIRECTORY]
+        self.directory = parse_directory(self.section_bytes(directory), self.footer)
         self._cache_bytes = cache_bytes
         self._cached = 0
         self._groups: OrderedDict[int, Group] = OrderedDict()
@@ -73,7 +75,7 @@ class ShardReader:
             self.header()
 
     @classmethod
-    def open(cls, source: RangeSource, *, cache_bytes: int = 32 << 20) -> ShardReader:
+    def open(cls, source: RangeSource, *, cache_bytes: int = 24 << 20) -> ShardReader:
         """Opens a shard with one suffix request of `SUFFIX` bytes (and one more for a directory that reaches further).
 
         Raises:
@@ -119,7 +121,7 @@ class ShardReader:
         """The shard's dictionaries, read when first asked for: with no request where the suffix holds them.
 
         Raises:
-            FormatError: damaged, or not numbered from 1.
+            FormatError: damaged.
         """
         with self._lock:
             if self._dictionaries is None:
@@ -219,11 +221,11 @@ class ShardReader:
                         if at >= 0
                         else self.fetch(entry.offset, entry.stored_size)
                     )
-                    batch.append((entry, stored))
-                    size += entry.size
-                    if size >= _BATCH_BYTES:
+                    if batch and size + entry.size > _BATCH_BYTES:
                         yield from self.decode_batch(batch)
                         batch, size = [], 0
+                    batch.append((entry, stored))
+                    size += entry.size
                 yield from self.decode_batch(batch)
 
     def verify(self) -> Verified:
@@ -258,10 +260,15 @@ class ShardReader:
         Raises:
             FormatError: one is damaged, or contradicts the directory.
         """
-        places = list(zip(self.directory.blocks.tolist(), self.directory.sizes.tolist(), strict=True))
-        for begin in range(0, len(places), _AHEAD):
-            for number, data in enumerate(self.fetch_many(places[begin : begin + _AHEAD]), begin):
+        blocks, sizes = self.directory.blocks, self.directory.sizes
+        begin = 0
+        while begin < len(blocks):
+            ahead = accumulate(sizes[begin + 1 : begin + _AHEAD])
+            end = begin + 1 + sum(size <= _AHEAD_BYTES for size in ahead)
+            places = list(zip(blocks[begin:end].tolist(), sizes[begin:end].tolist(), strict=True))
+            for number, data in enumerate(self.fetch_many(places), begin):
                 yield self.parse_group(number, data)
+            begin = end
 
     def parse_group(self, number: int, data: bytes) -> Group:
         """Parses the block of a group after checking it against the directory.
@@ -302,24 +309,12 @@ class ShardReader:
         """
         return [self.fetch(offset, length) for offset, length in places]
 
-    def _directory(self) -> bytes:
-        found = [section for section in self.sections if section.tag == layout.DIRECTORY]
-        if len(found) != 1 or found[0].raw_size > layout.MAX_BLOCK:
-            raise FormatError(f"the shard has {len(found)} directories, or one that is too large", todo=RESTORE)
-        return self.section_bytes(found[0])
-
     def _read_dictionaries(self) -> Dictionaries:
         found = [section for section in self.sections if section.tag == layout.DICTIONARY]
-        if not found:
-            return NO_DICTIONARIES
-        if [section.number for section in found] != list(range(1, len(found) + 1)):
-            raise FormatError("the dictionaries of the shard are not numbered from 1", todo=RESTORE)
-        if max(section.raw_size for section in found) > MAX_DICTIONARY:
-            raise FormatError("a dictionary of the shard is too large", todo=RESTORE)
-        return Dictionaries([self.section_bytes(section) for section in found])
+        return Dictionaries(map(self.section_bytes, found)) if found else NO_DICTIONARIES
 
     def section_bytes(self, section: Section) -> bytes:
-        """A section, uncompressed; the caller bounds its raw size.
+        """A directory or dictionary, uncompressed (`parse_sections` bounds only theirs).
 
         Raises:
             FormatError: damaged.

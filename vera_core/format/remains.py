@@ -5,11 +5,12 @@ Only what proves itself by a checksum counts. The groups are salvage.py's busine
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
-from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, Dictionaries, crc32, unpack_block
+from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, NO_DICTIONARIES, Dictionaries, crc32, unpack_block
 from vera_core.errors import FormatError, UsageError
 from vera_core.format import layout
 from vera_core.format.directory import (
@@ -64,9 +65,12 @@ class Extent:
         self.source = source
         self.tail, self.total = source.read_suffix(_TAIL)
         self._mended: dict[int, bytes] = {}
+        self._places: list[int] = []
 
     def mend(self, offset: int, data: bytes) -> None:
-        """Lets `fetch` give `data` at `offset` from now on."""
+        """Lets `fetch` give `data` at `offset` from now on; what is mended elsewhere is not touched by it."""
+        if offset not in self._mended:
+            insort(self._places, offset)
         self._mended[offset] = data
 
     def fetch(self, offset: int, length: int) -> bytes:
@@ -79,9 +83,12 @@ class Extent:
         data = self.source.read_at(offset, length) if length else b""
         if len(data) != length:
             raise FormatError(f"{length} bytes at {offset} were asked for and {len(data)} came")
-        for at, better in self._mended.items():
-            if at < offset + length and offset < at + len(better):
-                begin, end = max(at, offset), min(at + len(better), offset + length)
+        for at in self._places[
+            max(0, bisect_right(self._places, offset) - 1) : bisect_left(self._places, offset + length)
+        ]:
+            better = self._mended[at]
+            begin, end = max(at, offset), min(at + len(better), offset + length)
+            if begin < end:
                 data = data[: begin - offset] + better[begin - at : end - at] + data[end - offset :]
         return data
 
@@ -90,16 +97,17 @@ class Extent:
 class Remains:
     """What proves itself by its checksum; the rest is None, and told in `damages`.
 
-    `header` is the header's bytes, as they are or as they were restored. `numbers` gives the place in `dictionaries`,
-    from 1 on, of each dictionary by its number in the shard. `kept` has the stored bytes of whole sections by their
-    plain bytes, `sections_start` is the place of the first of them. Groups begin at `data_start`, or behind it where a
-    dictionary before them is lost.
+    `header` is the header's bytes, as they are or as they were restored. `loaded` decodes with `dictionaries`, and
+    `numbers` gives the place in these, from 1 on, of each by its number in the shard. `kept` has the stored bytes of
+    whole sections by their plain bytes, `sections_start` is the place of the first of them. Groups begin at
+    `data_start`, or behind it where a dictionary before them is lost.
     """
 
     header: bytes | None = None
     footer: Footer | None = None
     directory: Directory | None = None
     dictionaries: tuple[bytes, ...] = ()
+    loaded: Dictionaries = NO_DICTIONARIES
     numbers: dict[int, int] = field(default_factory=dict)
     kept: dict[bytes, bytes] = field(default_factory=dict)
     sections_start: int | None = None
@@ -202,7 +210,9 @@ def _find_sections(extent: Extent, remains: Remains) -> dict[tuple[bytes, int], 
             if footer is not None:  # without one, whatever looks like a row was tried
                 remains.damages.append(Damage(error.what, row.offset, row.size))
             continue
-        found[row.tag, row.number] = raw
+        key = row.tag, 0 if row.tag == layout.DIRECTORY else row.number
+        remains.kept.pop(found.get(key, b""), None)  # of several, the last counts: the table is at the end
+        found[key] = raw
         remains.kept[raw] = stored
         remains.sections_start = min(row.offset, remains.sections_start or row.offset)
     return found
@@ -214,7 +224,8 @@ def _rows(table: bytes) -> Iterator[layout.Section]:
         at = table.find(tag)
         while 0 <= at <= len(table) - layout.SECTION_SIZE:
             row = layout.Section.parse(table[at : at + layout.SECTION_SIZE])
-            if row.size <= row.raw_size <= limit and row.offset >= layout.HEADER_SIZE:
+            numbered = tag == layout.DIRECTORY or 1 <= row.number <= MAX_DICTIONARIES
+            if numbered and row.size <= row.raw_size <= limit and row.offset >= layout.HEADER_SIZE:
                 yield row
             at = table.find(tag, at + 1)
 
@@ -248,7 +259,8 @@ def _walk_dictionaries(extent: Extent, remains: Remains, copies: Mapping[int, by
             what = f"dictionary {number} is damaged; it is restored from its copy"
             remains.damages.append(Damage(what, position, DICTIONARY_HEAD + len(dictionary)))
         if dictionary is not None:
-            found[number] = dictionary
+            copy = copies.get(number)
+            found[number] = copy if copy == dictionary else dictionary  # once in memory
             position, number = position + DICTIONARY_HEAD + len(dictionary), number + 1
             continue
         there = _next_dictionary(extent, position, end)
@@ -270,6 +282,7 @@ def _use_dictionaries(remains: Remains, found: Mapping[int, bytes]) -> None:
             continue
         remains.dictionaries += (dictionary,)
         remains.numbers[number] = len(remains.dictionaries)
+    remains.loaded = Dictionaries(remains.dictionaries)
 
 
 def _parse(extent: Extent, position: int, number: int) -> bytes | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.codec import Dictionaries, Stored, crc32, decode, decode_many, digest
+from vera_core.codec import Stored, crc32, decode, decode_many, digest
 from vera_core.errors import BadUidError, FormatError
 from vera_core.format import layout
 from vera_core.format.groups import HEAD_SIZE, Group, parse_group_head
@@ -25,6 +25,7 @@ from vera_core.model import Codec, Entry, check_uid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vera_core.format.columns import Attributes
     from vera_core.format.groups import GroupHead
     from vera_core.format.remains import Extent, Remains
 
@@ -60,7 +61,7 @@ class Salvage:
         self._remains = remains
         self._tell = tell
         self._progress = progress
-        self._dictionaries = Dictionaries(remains.dictionaries)
+        self._dictionaries = remains.loaded
         self._last = (-1, b"")
         self._limit = MAX_KEY
         self._searching = False
@@ -183,10 +184,11 @@ class Salvage:
         self.streamed = bool(head.flags)
         facts = GroupFacts(head.size, head.content_size, keys, group.column("size"), group.column("created_at"))
         self.outline.add(facts)
+        known: dict[int, Attributes] = {}
         for row, key in enumerate(keys.tolist()):
             uid = group.body.uid(row)
             try:
-                entry = group.entry(row, key)
+                entry = group.entry(row, key, known)
                 check_uid(entry.uid)
                 if (key, uid) < self._last or key > self._limit:
                     raise FormatError("the entry is out of order")

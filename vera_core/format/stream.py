@@ -110,6 +110,8 @@ def _checked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 def _at_once(whole: Whole, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    if whole.size > MAX_INLINE:
+        raise FormatError(f"a content of {whole.size} bytes is more than is decoded in memory")
     stored = b""
     for piece in pieces:
         stored += piece

@@ -201,12 +201,12 @@ class _Brought:
 
 def _verify_dictionaries(reader: ShardReader, scan: _Scan) -> None:
     """Checks that DATA begins with the same dictionaries as the sections hold."""
-    own = [reader.section_bytes(section) for section in reader.sections if section.tag == layout.DICTIONARY]
-    for number, dictionary in enumerate(own, 1):
-        position = scan.position
-        found = parse_dictionary(scan.peek(MAX_DICTIONARY_BLOCK), number, position)
-        if found is None or found[0] != dictionary:
-            raise FormatError(f"dictionary {number} in DATA is not that of its section", todo=RESTORE)
+    for section in reader.sections:
+        if section.tag != layout.DICTIONARY:
+            continue
+        found = parse_dictionary(scan.peek(MAX_DICTIONARY_BLOCK), section.number, scan.position)
+        if found is None or found[0] != reader.section_bytes(section):
+            raise FormatError(f"dictionary {section.number} in DATA is not that of its section", todo=RESTORE)
         scan.take(found[1])
     if scan.position != reader.footer.data_start:
         raise FormatError("DATA does not begin where the footer says", todo=RESTORE)
