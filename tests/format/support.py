@@ -225,7 +225,8 @@ class Parts:
     """A shard taken apart, to be changed and sealed again with right checksums and right places.
 
     `front` is what lies between header and groups; `directory` the three columns that don't follow from the groups'
-    sizes; `lies` replaces values of the directory, by (row, column), of which there are five.
+    sizes; `lies` replaces values of the directory, by (row, column), of which there are five;
+    `behind_directory` follows it in its section.
     """
 
     header: bytes
@@ -236,6 +237,7 @@ class Parts:
     dictionaries: list[tuple[int, bytes]]
     extra_sections: list[tuple[Section, bytes]] = field(default_factory=list)
     lies: dict[tuple[int, int], int] = field(default_factory=dict)
+    behind_directory: bytes = b""
 
     @classmethod
     def of(cls, shard: bytes) -> Parts:
@@ -275,7 +277,7 @@ class Parts:
         table = np.array(rows, np.uint64).reshape(-1, 5)
         raw_sections = [
             *((DICTIONARY, number, raw) for number, raw in self.dictionaries),
-            (DIRECTORY, 0, encode_table([np.ascontiguousarray(column) for column in table.T])),
+            (DIRECTORY, 0, encode_table([np.ascontiguousarray(column) for column in table.T]) + self.behind_directory),
         ]
         listed = []
         for tag, number, raw in raw_sections:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.format.support import HEAD_FIELDS, OPTIONS, REFUSALS, File, Parts, exercise, opened, pack
@@ -83,6 +83,8 @@ def test_sealing_again_changes_nothing(name: str) -> None:
     assert Parts.of(GOLDEN[name]).seal() == GOLDEN[name]
 
 
+FEWER = settings(max_examples=settings().max_examples // 4)
+"""For tests that run once for each field."""
 FOOTER_NUMBERS = (
     "shard_size",
     "entries",
@@ -99,49 +101,71 @@ FOOTER_NUMBERS = (
 )
 
 
-@given(st.sampled_from(SMALL), st.sampled_from(FOOTER_NUMBERS), NUMBERS)
-def test_footer_numbers(name: str, field: str, value: int) -> None:
-    value = value % (1 << 63 if "created" in field else 1 << 32 if field == "sections" else 1 << 64)
+def other_than(right: int, draw: st.DataObject, bits: int = 64) -> int:
+    """A number near what is right, or anywhere."""
+    near = st.integers(-4, 4).map(lambda distance: right + distance)
+    return draw.draw(st.one_of(near, NUMBERS)) % (1 << bits)
 
+
+@pytest.mark.parametrize("field", FOOTER_NUMBERS)
+@FEWER
+@given(name=st.sampled_from(SMALL), draw=st.data())
+def test_footer_numbers(field: str, name: str, draw: st.DataObject) -> None:
     def change(footer: Footer) -> Footer:
         changed = dataclasses.asdict(footer)
-        changed[field] = value
+        bits = 63 if "created" in field else 32 if field == "sections" else 64
+        changed[field] = other_than(changed[field], draw, bits)
         return layout.Footer(**changed)
 
     data = Parts.of(GOLDEN[name]).seal(change)
     assert survives(name, data) == (data == GOLDEN[name])
 
 
-@given(st.sampled_from(SMALL), st.integers(0, 4), st.integers(0, 20), NUMBERS)
-def test_directory_numbers(name: str, column: int, row: int, value: int) -> None:
+@pytest.mark.parametrize("column", range(5))
+@FEWER
+@given(name=st.sampled_from(GROUPED), row=st.integers(0, 20), draw=st.data())
+def test_directory_numbers(column: int, name: str, row: int, draw: st.DataObject) -> None:
     parts = Parts.of(GOLDEN[name])
-    if row < len(parts.groups):
-        parts.lies[row, column] = value
+    row %= len(parts.groups)
+    block = parts.groups[row]
+    right = [*parts.directory[row], len(block.seal(256)), len(block.contents)]
+    parts.lies[row, column] = other_than(right[column], draw)
     data = parts.seal()
     assert survives(name, data) == (data == GOLDEN[name])
 
 
-@given(st.sampled_from(SMALL), st.integers(0, 2), st.sampled_from(["size", "raw_size", "offset", "number"]), NUMBERS)
-def test_section_numbers(name: str, row: int, field: str, value: int) -> None:
+def test_a_directory_that_ends_too_late() -> None:
+    parts = Parts.of(GOLDEN["one"])
+    parts.behind_directory = b"more"
+    with pytest.raises(FormatError, match="directory contradicts"):
+        opened(parts.seal())
+
+
+@pytest.mark.parametrize("field", ["size", "raw_size", "offset", "number"])
+@FEWER
+@given(name=st.sampled_from(SMALL), row=st.integers(0, 2), draw=st.data())
+def test_section_numbers(field: str, name: str, row: int, draw: st.DataObject) -> None:
     def change(sections: list[layout.Section]) -> list[layout.Section]:
         changed = dataclasses.asdict(sections[row % len(sections)])
-        changed[field] = value % (1 << 32) if field == "number" else value
+        changed[field] = other_than(changed[field], draw, 32 if field == "number" else 64)
         sections[row % len(sections)] = layout.Section(**changed)
         return sections
 
-    data = Parts.of(GOLDEN[name]).seal(sections=change)
+    parts = Parts.of(GOLDEN[name])
+    data = parts.seal(sections=change)
     # The directory's own number means nothing.
-    harmless = field == "number" and row % (len(Parts.of(GOLDEN[name]).dictionaries) + 1) == len(
-        Parts.of(GOLDEN[name]).dictionaries
-    )
+    harmless = field == "number" and row % (len(parts.dictionaries) + 1) == len(parts.dictionaries)
     assert survives(name, data) == (data == GOLDEN[name] or harmless)
 
 
-@given(st.sampled_from(GROUPED), st.integers(0, 20), st.sampled_from(HEAD_FIELDS), NUMBERS)
-def test_block_heads(name: str, number: int, field: str, value: int) -> None:
+@pytest.mark.parametrize("field", HEAD_FIELDS)
+@FEWER
+@given(name=st.sampled_from(GROUPED), number=st.integers(0, 20), draw=st.data())
+def test_block_heads(field: str, name: str, number: int, draw: st.DataObject) -> None:
     parts = Parts.of(GOLDEN[name])
+    block = parts.groups[number % len(parts.groups)]
     wide = field in ("position", "first", "first_key", "content_size")
-    parts.groups[number % len(parts.groups)].lies[field] = value if wide else value % (1 << 32)
+    block.lies[field] = other_than(block.head[field], draw, 64 if wide else 32)
     data = parts.seal()
     assert survives(name, data) == (data == GOLDEN[name])
 
