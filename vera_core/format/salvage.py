@@ -193,7 +193,7 @@ class Salvage:
                 if (key, uid) < self._last or key > self._limit:
                     raise FormatError("the entry is out of order")
             except (FormatError, BadUidError) as error:
-                name = uid.decode("utf-8", "replace")
+                name = ascii(uid.decode("utf-8", "replace"))[1:-1]  # it may hold what no terminal should get
                 self._lose(Damage(error.what, group.offsets()[row], 0, 1, head.first + row, name))
                 continue
             self._last = (key, uid)
