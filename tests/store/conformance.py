@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -163,6 +164,27 @@ class StoreConformance:
         for start, length in ((0, 1), (0, len(data)), (17, 1), (255, 3), (len(data) - 1, 1)):
             assert store.get_range("k", start, length, version_id=made.version_id) == data[start : start + length]
         assert store.get_range("k", 18, 0, version_id=made.version_id) == b""
+
+    def test_many_ranges_come_in_the_order_in_which_they_were_asked_for(self, store: ObjectStore) -> None:
+        data = bytes(range(256)) * 400
+        made = store.put("k", data)
+        store.put("k", b"newer and shorter")
+        rng = random.Random(1)
+        ranges = [(rng.randrange(100_000), rng.randrange(2_000)) for _ in range(70)] + [(5, 0), (0, len(data))]
+        found = store.get_ranges("k", ranges, version_id=made.version_id)
+        assert list(found) == [data[start : start + length] for start, length in ranges]
+        assert list(store.get_ranges("k", [])) == []
+        assert list(store.get_ranges("k", [(6, 3)])) == [b"and"]
+
+    def test_many_ranges_are_an_error_if_one_is(self, store: ObjectStore) -> None:
+        made = store.put("k", bytes(1000))
+        with pytest.raises(IntegrityError) as caught:
+            store.get_ranges("k", [(start, 100) for start in range(0, 1000, 50)], version_id=made.version_id)
+        assert caught.value.where["version_id"] == made.version_id
+        with pytest.raises(MissingObjectError):
+            store.get_ranges("nowhere", [(0, 1), (1, 1)])
+        with pytest.raises(ValueError, match="negative"):
+            store.get_ranges("k", [(0, 1), (-1, 1)])
 
     @pytest.mark.parametrize(("start", "length"), [(0, 11), (9, 2), (10, 1), (500, 1)])
     def test_a_range_beyond_the_end_is_an_error(self, store: ObjectStore, start: int, length: int) -> None:

@@ -222,6 +222,26 @@ def test_an_answer_about_another_place_is_an_error(far: S3Store, proxy: FaultyPr
     assert caught.value.where == {"bucket": far.bucket, "key": "k", "version_id": made.version_id}
 
 
+def test_ranges_are_read_several_at_once_and_each_is_exact(far: S3Store, proxy: FaultyProxy) -> None:
+    made = far.put("k", DATA)
+    ranges = [(start, 10) for start in range(0, 160, 20)]
+    four = threading.Barrier(4, timeout=20)
+
+    def together(message: Message) -> Message:
+        four.wait()
+        return message
+
+    proxy.faults = [Fault("GET", times=4, reply=together)]
+    assert far.get_ranges("k", ranges, version_id=made.version_id) == [DATA[at : at + 10] for at, _ in ranges]
+    proxy.faults = [Fault("GET", times=2, cut=3)]
+    assert far.get_ranges("k", ranges, version_id=made.version_id) == [DATA[at : at + 10] for at, _ in ranges]
+    proxy.faults = [
+        Fault("GET", times=99, reply=lambda message: message.with_header("Content-Range", f"bytes 0-9/{len(DATA)}"))
+    ]
+    with pytest.raises(IntegrityError):
+        far.get_ranges("k", ranges, version_id=made.version_id)
+
+
 def test_a_version_listing_that_can_not_be_read_is_an_error(far: S3Store, proxy: FaultyProxy) -> None:
     far.put("k", DATA)
     proxy.faults = [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -240,6 +240,18 @@ class ObjectStore(Protocol):
         Raises:
             MissingObjectError: no such object or version.
             IntegrityError: the answer is not exactly that range (status, Content-Range or length differ).
+        """
+        ...
+
+    def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, version_id: str | None = None
+    ) -> Sequence[bytes]:
+        """Reads several (start, length), each as `get_range` does, and answers in that order.
+
+        Each is a request of its own; where requests take time, several run at once. The caller bounds their sum.
+
+        Raises:
+            MissingObjectError, IntegrityError: as `get_range`, of any of them.
         """
         ...
 

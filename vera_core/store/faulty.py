@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vera_core.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -159,6 +159,12 @@ class FaultyStore:
             lambda: self.inner.get_range(key, start, length, version_id=version_id),
             _flip,
         )
+
+    def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, version_id: str | None = None
+    ) -> Sequence[bytes]:
+        """See `ObjectStore.get_ranges`; each is recorded as a call `get_range`, one after the other."""
+        return [self.get_range(key, start, length, version_id=version_id) for start, length in ranges]
 
     def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
         """See `ObjectStore.get_suffix`."""

@@ -32,7 +32,7 @@ from vera_core.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -186,6 +186,12 @@ class MemoryStore:
                 version_id=version_id,
             )
         return data[start : start + length]
+
+    def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, version_id: str | None = None
+    ) -> Sequence[bytes]:
+        """See `ObjectStore.get_ranges`."""
+        return [self.get_range(key, start, length, version_id=version_id) for start, length in ranges]
 
     def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
         """See `ObjectStore.get_suffix`."""

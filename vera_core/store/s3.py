@@ -1,26 +1,23 @@
 """`S3Store`: the `ObjectStore` protocol over a real S3 service.
 
 boto3 for control and locked writes, obstore for range reads, which it makes at a sixth of the CPU cost. Only the
-modules s3*.py know either: s3_connect.py (settings, clients), s3_errors.py (retries, errors), s3_upload.py (files),
-s3_listing.py (pages), s3_bucket.py (bucket settings). What the answers mean for the archive belongs to the callers.
+modules s3*.py know either: s3_connect.py (settings, clients), s3_errors.py (retries, errors), s3_ranges.py (range
+reads), s3_upload.py (files), s3_listing.py (pages), s3_bucket.py (bucket settings). What the answers mean for the
+archive belongs to the callers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from base64 import b64encode
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
-import obstore
 from botocore.exceptions import ClientError
-from obstore.exceptions import BaseError as ObstoreError
 
-from vera_core.errors import IntegrityError, RestrictedError, UsageError, VeraError
+from vera_core.errors import RestrictedError, UsageError, VeraError
 from vera_core.model import Lock, LockMode
 from vera_core.store.base import (
     SINGLE_PUT_LIMIT,
@@ -36,25 +33,19 @@ from vera_core.store.base import (
     write_new_file,
 )
 from vera_core.store.s3_bucket import NO_LOCK, read_bucket_state
-from vera_core.store.s3_connect import S3Options, connect, range_client
+from vera_core.store.s3_connect import S3Options, connect
 from vera_core.store.s3_errors import Caller, Place, error_code
 from vera_core.store.s3_listing import object_pages, prefix_pages, version_pages, watch_version_order
+from vera_core.store.s3_ranges import RangeReader, version_arguments
 from vera_core.store.s3_upload import Upload, upload_multipart, upload_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from obstore.store import S3Store as RangeClient
-
-log = getLogger(__name__)
-
 CHUNK = 1 << 20
 DELETE_BATCH = 1000  # S3's limit of DeleteObjects
-_OBSTORE_KEY = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[\w.=-]+(?:/[\w.=-]+)*", re.ASCII)
-"""Keys that obstore sends as they are; it rewrites others."""
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
@@ -93,8 +84,7 @@ class S3Store:
             backoff=self._options.backoff_seconds,
             tells_markers=self._connection.is_aws if tells is None else tells,
         )
-        self._ranges: RangeClient | None = None
-        self._guard = threading.Lock()
+        self._ranges = RangeReader(bucket, self._connection, self._call, self._options)
         watch_version_order(self._client)
 
     @property
@@ -148,7 +138,7 @@ class S3Store:
 
     def delete(self, key: str, *, version_id: str | None = None, bypass_governance: bool = False) -> None:
         """See `ObjectStore.delete`."""
-        arguments = _version_arguments(version_id)
+        arguments = version_arguments(version_id)
         if bypass_governance:
             arguments["BypassGovernanceRetention"] = True
         try:
@@ -185,7 +175,7 @@ class S3Store:
         """See `ObjectStore.get`."""
 
         def request() -> Blob:
-            reply = self._client.get_object(Bucket=self._bucket, Key=key, **_version_arguments(version_id))
+            reply = self._client.get_object(Bucket=self._bucket, Key=key, **version_arguments(version_id))
             return Blob(
                 key,
                 reply["Body"].read(),
@@ -199,37 +189,23 @@ class S3Store:
 
     def get_range(self, key: str, start: int, length: int, *, version_id: str | None = None) -> bytes:
         """See `ObjectStore.get_range`."""
-        if start < 0 or length < 0:
-            raise ValueError("start and length are not negative")
-        if length == 0:
-            return b""
-        fast = self._fast_range(key, {"range": (start, start + length)}, version_id)
-        if fast is not None and fast[0] == start and len(fast[1]) == length:
-            return fast[1]
-        first, data, _ = self._careful_range(key, f"bytes={start}-{start + length - 1}", version_id)
-        if first != start or len(data) != length:
-            raise self._wrong_range(key, version_id, f"{len(data)} bytes from {first}, not {length} from {start}")
-        return data
+        return self._ranges.get_range(key, start, length, version_id)
+
+    def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, version_id: str | None = None
+    ) -> Sequence[bytes]:
+        """See `ObjectStore.get_ranges`."""
+        return self._ranges.get_ranges(key, ranges, version_id)
 
     def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
         """See `ObjectStore.get_suffix`."""
-        if length <= 0:
-            raise ValueError("length is positive")
-        answer = self._fast_range(key, {"range": {"suffix": length}}, version_id)
-        if answer is None or not _is_suffix(answer, length):
-            if self.head(key, version_id=version_id).size == 0:
-                return b"", 0  # S3 can't express a range of nothing
-            answer = self._careful_range(key, f"bytes=-{length}", version_id)
-        first, data, size = answer
-        if not _is_suffix(answer, length):
-            raise self._wrong_range(key, version_id, f"{len(data)} bytes from {first}, not the last {length} of {size}")
-        return data, size
+        return self._ranges.get_suffix(key, length, version_id)
 
     def download(self, key: str, path: Path, *, version_id: str | None = None) -> None:
         """See `ObjectStore.download`."""
 
         def request() -> None:
-            reply = self._client.get_object(Bucket=self._bucket, Key=key, **_version_arguments(version_id))
+            reply = self._client.get_object(Bucket=self._bucket, Key=key, **version_arguments(version_id))
             write_new_file(path, reply["Body"].iter_chunks(CHUNK))
 
         self._call(Place(self._bucket, key, version_id), request)
@@ -238,7 +214,7 @@ class S3Store:
         """See `ObjectStore.head`."""
         reply = self._call(
             Place(self._bucket, key, version_id),
-            lambda: self._client.head_object(Bucket=self._bucket, Key=key, **_version_arguments(version_id)),
+            lambda: self._client.head_object(Bucket=self._bucket, Key=key, **version_arguments(version_id)),
         )
         return VersionInfo(
             key, reply.get("VersionId", "null"), reply["ContentLength"], _utc(reply["LastModified"]), reply["ETag"]
@@ -316,64 +292,6 @@ class S3Store:
 
     # ------------------------------------------------------------------ inside
 
-    def _fast_range(
-        self, key: str, options: obstore.GetOptions, version_id: str | None
-    ) -> tuple[int, bytes, int] | None:
-        """First byte, bytes and object size by obstore; None where `_careful_range` must find out what is wrong."""
-        if not _OBSTORE_KEY.fullmatch(key):
-            return None
-        if version_id is not None:
-            options["version"] = version_id
-        try:
-            result = obstore.get(self._range_client(), key, options=options)
-            return result.range[0], bytes(result.bytes()), result.meta["size"]
-        except FileNotFoundError:
-            return None
-        except (ObstoreError, OSError) as error:
-            said = str(error).partition("\n")[0]
-            log.info("range read of %s/%s is repeated with the AWS SDK: %s", self._bucket, key, said)
-            return None
-
-    def _careful_range(self, key: str, header: str, version_id: str | None) -> tuple[int, bytes, int]:
-        """The same by boto3, with retries and exact errors; for whatever obstore did not answer as it should."""
-
-        def request() -> tuple[int, bytes, int]:
-            arguments = _version_arguments(version_id)
-            reply = self._client.get_object(Bucket=self._bucket, Key=key, Range=header, **arguments)
-            match = _CONTENT_RANGE.fullmatch(reply.get("ContentRange", ""))
-            if reply["ResponseMetadata"]["HTTPStatusCode"] != 206 or match is None:
-                raise self._wrong_range(key, version_id, "the whole object instead of a range")
-            first, last, size = map(int, match.groups())
-            data = reply["Body"].read()
-            if len(data) != last - first + 1:
-                raise self._wrong_range(key, version_id, f"{len(data)} bytes under {match.group()!r}")
-            return first, data, size
-
-        return self._call(Place(self._bucket, key, version_id), request)
-
-    def _wrong_range(self, key: str, version_id: str | None, got: str) -> IntegrityError:
-        return IntegrityError(
-            f"the store's answer is not the range that was asked for: {got}",
-            todo="Verify the shard; it may be cut short. If it is whole, run `vera probe` on the store.",
-            bucket=self._bucket,
-            key=key,
-            version_id=version_id,
-        )
-
-    def _range_client(self) -> RangeClient:
-        with self._guard:
-            if self._ranges is None:
-                self._ranges = range_client(self._connection, self._bucket, self._bucket_region(), self._options)
-            return self._ranges
-
-    def _bucket_region(self) -> str:
-        """On AWS it may differ from the session's; boto3 follows by itself, obstore must be told."""
-        region = self._client.meta.region_name
-        if not self._connection.is_aws:
-            return region
-        reply = self._call(Place(self._bucket), lambda: self._client.head_bucket(Bucket=self._bucket))
-        return reply.get("BucketRegion", region)
-
     def _lock_or_policy(self, error: RestrictedError, key: str, version_id: str | None, why: str) -> RestrictedError:
         """S3 answers AccessDenied both to a locked version and to a missing permission; the lock tells which."""
         try:
@@ -393,15 +311,6 @@ def _lock_arguments(lock: Lock | None) -> dict[str, Any]:
     if lock is None or lock.mode is LockMode.NONE:
         return {}
     return {"ObjectLockMode": str(lock.mode), "ObjectLockRetainUntilDate": whole_second(lock.until)}
-
-
-def _version_arguments(version_id: str | None) -> dict[str, Any]:
-    return {} if version_id is None else {"VersionId": version_id}
-
-
-def _is_suffix(answer: tuple[int, bytes, int], length: int) -> bool:
-    first, data, size = answer
-    return len(data) == min(length, size) and first == size - len(data)
 
 
 def _stated_lock(reply: Mapping[str, Any]) -> Lock | None:

@@ -51,10 +51,10 @@ class S3Options:
     """How S3 is spoken to.
 
     `connect_seconds` and `read_seconds` bound one attempt's silence, `attempts` and `retry_seconds` the retries,
-    the first of which waits about `backoff_seconds`;
-    `pool_size` is the number of connections kept; a multipart upload keeps `parts_in_flight` parts of `part_size` bytes
-    in memory. `tells_markers`: a 404 that names no delete marker means there is none; None: true of AWS, else not known
-    (`vera probe` tells).
+    the first of which waits about `backoff_seconds`; `pool_size` is the number of connections kept; of ranges that are
+    asked for together, `ranges_in_flight` are under way at once; a multipart upload keeps `parts_in_flight` parts of
+    `part_size` bytes in memory. `tells_markers`: a 404 that names no delete marker means there is none; None: true of
+    AWS, else not known (`vera probe` tells).
     """
 
     connect_seconds: float = 5.0
@@ -63,6 +63,7 @@ class S3Options:
     retry_seconds: float = 60.0
     backoff_seconds: float = 0.1
     pool_size: int = 64
+    ranges_in_flight: int = 16
     part_size: int = 16 << 20
     parts_in_flight: int = 4
     tells_markers: bool | None = None
