@@ -65,6 +65,7 @@ def test_names_and_account_numbers_stay_out(letters: list[bytes]) -> None:
     holders = Counter(window for content in letters for window in windows(content))
     for window in free_windows(made):
         assert holders[window] >= COMMON_FILES
+    assert len(SEPARATOR) >= WINDOW - 1, "no 8 bytes hold parts of two pieces"
     for secret in (*NAMES, *ACCOUNTS):
         planted = secret.encode()
         assert planted not in made
