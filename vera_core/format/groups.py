@@ -98,12 +98,13 @@ class GroupHead:
 class GroupBody:
     """What a group's block says of its `count` entries: the columns' bytes (`columns.encode_body`) and the proofs.
 
-    `proofs` is all SHA-256, then all CRC32.
+    The last `uid_bytes` of the columns are the uids. `proofs` is all SHA-256, then all CRC32.
     """
 
     count: int
     first_key: int
     columns: bytes
+    uid_bytes: int
     proofs: bytes
 
 
@@ -114,7 +115,7 @@ def key_of(uid: bytes) -> int:
 
 def encode_group(position: int, first: int, content_size: int, body: GroupBody, *, flags: int = 0) -> bytes:
     """The block of a group."""
-    stored = pack_block(body.columns)
+    stored = pack_block(body.columns, len(body.columns) - body.uid_bytes)
     rest = stored + body.proofs
     fields = (position, first, body.first_key, content_size, body.count, flags, len(body.columns), len(stored))
     head = _BLOCK.pack(MAGIC, *fields, crc32(rest))
