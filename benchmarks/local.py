@@ -67,7 +67,7 @@ def freeze_local(corpus: Corpus) -> None:
     path = _manifest(corpus)
     path.unlink(missing_ok=True)
     with at_pace():
-        freeze(_source(corpus).rows(WINDOW), Routing(), path, window=WINDOW, spool=corpus.directory)
+        freeze(_source(corpus).batches(WINDOW), Routing(), path, window=WINDOW, spool=corpus.directory)
 
 
 def prepare_local(corpus: Corpus) -> Prepared:

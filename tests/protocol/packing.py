@@ -17,7 +17,7 @@ from vera_core.operations.repository import LOCK_SLACK, Repository, Workplace
 from vera_core.operations.retrieve import Retriever
 from vera_core.routing import Routing, RoutingEpoch
 from vera_core.source.base import BigContent, Bounds, Fetched, LateRows, Unreadable, Window
-from vera_core.source.rows import RawRow, Reject, RejectReason, Row
+from vera_core.source.rows import RawBatch, RawRow, Reject, RejectReason, Row, batched, metadata_text
 from vera_core.store.base import missing_object
 
 if TYPE_CHECKING:
@@ -91,14 +91,17 @@ class MemorySource:
     blind_spots: tuple[str, ...] = ()
     fetched: int = field(default=0)
 
-    def rows(self, window: Window) -> Iterator[RawRow]:
-        """See `Source.rows`."""
+    def batches(self, window: Window) -> Iterator[RawBatch]:
+        """See `Source.batches`."""
+        return batched(self._rows(window))
+
+    def _rows(self, window: Window) -> Iterator[RawRow]:
         for place, file in enumerate(self.files):
             micros = to_micros(file.created_at)
             if window.first_micros <= micros < window.end_micros:
                 yield RawRow(
-                    file.uid, micros, file.retention_class, f"row:{place}", None, file.media_type, file.metadata,
-                    reject=file.reject,
+                    file.uid, micros, file.retention_class, f"row:{place}", None, file.media_type,
+                    metadata_text(file.metadata), reject=file.reject,
                 )  # fmt: skip
 
     def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:

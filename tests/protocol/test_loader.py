@@ -79,7 +79,7 @@ def source(tmp_path: Path) -> DirectorySource:
 @pytest.fixture
 def rows(source: DirectorySource, tmp_path: Path) -> RowBatch:
     window = Window(source.name, source.tenant, DAY)
-    manifest = freeze(source.rows(window), Routing(), tmp_path / "m.parquet", window=window, spool=tmp_path)
+    manifest = freeze(source.batches(window), Routing(), tmp_path / "m.parquet", window=window, spool=tmp_path)
     (batch,) = manifest.batches(0, manifest.row_count)
     return batch
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.source.base import Source
-    from vera_core.source.rows import Row
+    from vera_core.source.rows import RawRow, Row
 
 __all__ = ["PostgresServer", "postgres", "postgres_database"]
 
@@ -114,8 +114,12 @@ class Business:
 def freeze_into(scratch: Path, source: Source, window: Window, routing: Routing | None = None) -> Manifest:
     number = len(list(scratch.glob("*.parquet")))
     return freeze(
-        source.rows(window), routing or Routing(), scratch / f"{number}.parquet", window=window, spool=scratch
+        source.batches(window), routing or Routing(), scratch / f"{number}.parquet", window=window, spool=scratch
     )
+
+
+def rows_of(source: Source, window: Window = WINDOW) -> list[RawRow]:
+    return [row for batch in source.batches(window) for row in batch.rows()]
 
 
 def contents(source: Source, rows: list[Row]) -> Iterator[tuple[Row, bytes | str]]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.source.conftest import TERMS, contents, freeze_into
+from tests.source.conftest import TERMS, contents, freeze_into, rows_of
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import to_micros
 from vera_core.source.base import Terms, Window
@@ -64,7 +64,7 @@ def test_every_file_by_day(tree: Path, packing: Packing, tmp_path: Path) -> None
     assert source.days() == {date(1969, 12, 31): 1, DAY: 3}
     assert packed(source, tmp_path) == {"a.json": b"1", "deep/er/b.tar.gz": b"2" * 2000, "deep/ü b": b""}
     assert packed(source, tmp_path, date(1969, 12, 31)) == {"old": b"3"}
-    rows = {row.uid: row for row in source.rows(Window(source.name, "default", DAY))}
+    rows = {row.uid: row for row in rows_of(source, Window(source.name, "default", DAY))}
     assert rows["a.json"].created_at == to_micros(NOON)  # nanoseconds are cut off
     assert [rows[uid].media_type for uid in sorted(rows)] == ["application/json", "application/gzip", ""]
     assert [rows[uid].size for uid in sorted(rows)] == [1, 2000, 0]
@@ -238,9 +238,9 @@ def test_lists_of_files(tmp_path: Path, packing: Packing, kind: str) -> None:
         "class": "unknown-class", "media": "bad-metadata", "meta": "bad-metadata", "size": "wrong-size",
         "nested": "bad-metadata", "": "bad-uid",
     }  # fmt: skip
-    rows = {row.uid: row for row in source.rows(Window(source.name, "default", DAY))}
+    rows = {row.uid: row for row in rows_of(source, Window(source.name, "default", DAY))}
     assert rows["a"][1:3] == (to_micros(datetime(2026, 3, 1, 12, tzinfo=UTC)), "long")
-    assert (rows["a"].media_type, rows["a"].metadata) == ("text/x", (("k", "ü"), ("n", "5")))
+    assert (rows["a"].media_type, rows["a"].metadata) == ("text/x", '{"k":"ü","n":"5"}')
     assert rows["by mtime"].created_at == to_micros(NOON)
     assert rows["b"].media_type == ""
     assert sorted((reject.uid, reject.reason) for reject in source.untimed(9)) == [

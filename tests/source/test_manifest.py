@@ -22,13 +22,15 @@ from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError
 from vera_core.model import Slot
 from vera_core.routing import DAY_MICROS, Routing, RoutingEpoch, UidScheme, uid_key
 from vera_core.source import manifest as manifests
+from vera_core.source import rows as row_types
 from vera_core.source import sorting
 from vera_core.source.base import Window
-from vera_core.source.manifest import BLOCK_ROWS, Manifest, freeze, new_rows
-from vera_core.source.rows import RawRow, RejectReason, Row
+from vera_core.source.manifest import BLOCK_ROWS, Manifest, freeze
+from vera_core.source.revisions import new_rows
+from vera_core.source.rows import RawRow, RejectReason, Row, batched, metadata_text, metadata_texts, parse_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 DAY = date(2026, 3, 1)
 WINDOW = Window("documents", "default", DAY)
@@ -43,7 +45,9 @@ ROWS = st.builds(
     place=TEXTS,
     size=st.none() | st.integers(0, 2**40),
     media_type=st.sampled_from(["", "text/plain"]),
-    metadata=st.lists(st.tuples(TEXTS, TEXTS), max_size=2, unique_by=lambda pair: pair[0]).map(tuple),
+    metadata=st.lists(st.tuples(TEXTS, TEXTS), max_size=2, unique_by=lambda pair: pair[0])
+    .map(tuple)
+    .map(metadata_text),
     late=TEXTS,
     reject=st.sampled_from(["", "", "", "bad-uid", "missing-file"]),
     detail=TEXTS,
@@ -52,7 +56,7 @@ ROWS = st.builds(
 
 def frozen(scratch: Path, rows: Iterable[RawRow], routing: Routing | None = None, window: Window = WINDOW) -> Manifest:
     path = scratch / f"{len(list(scratch.iterdir()))}-{random.random()}.parquet"
-    return freeze(rows, routing or Routing(), path, window=window, spool=scratch)
+    return freeze(batched(rows), routing or Routing(), path, window=window, spool=scratch)
 
 
 def bits(number: int) -> Routing:
@@ -64,8 +68,7 @@ def expected_order(rows: list[RawRow], routing: Routing) -> list[RawRow]:
 
     def place(row: RawRow) -> tuple[Any, ...]:
         rest = (row.uid, row.created_at, row.late, row.place, -1 if row.size is None else row.size, row.media_type,
-                json.dumps(dict(row.metadata), ensure_ascii=False, separators=(",", ":")) if row.metadata else "",
-                row.reject, row.detail)  # fmt: skip
+                row.metadata, row.reject, row.detail)  # fmt: skip
         if row.reject:
             return (1, date.max, 0, row.retention_class, 0, *rest)
         slot = routing.slot_of("default", row.uid, row.created_at)
@@ -76,8 +79,8 @@ def expected_order(rows: list[RawRow], routing: Routing) -> list[RawRow]:
 
 def raw(row: Row) -> RawRow:
     return RawRow(
-        row.uid, row.created_at, row.retention_class, row.place, row.size, row.media_type, row.metadata, row.late,
-        row.reject, row.detail,
+        row.uid, row.created_at, row.retention_class, row.place, row.size, row.media_type, metadata_text(row.metadata),
+        row.late,        row.reject, row.detail,
     )  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def test_rows_come_back_sorted_however_they_were_merged(
         patch.setattr(sorting, "RUN_ROWS", data.draw(st.integers(1, 9)))
         patch.setattr(sorting, "FAN_IN", data.draw(st.integers(2, 4)))
         patch.setattr(sorting, "CHUNK_ROWS", data.draw(st.integers(1, 3)))
-        patch.setattr(manifests, "BATCH_ROWS", data.draw(st.integers(1, 4)))
+        patch.setattr(row_types, "BATCH_ROWS", data.draw(st.integers(1, 4)))
         patch.setattr(manifests, "BLOCK_ROWS", data.draw(st.integers(1, 20)))
         routing = bits(n_bits)
         made = frozen(tmp_path, rows, routing)
@@ -170,7 +173,8 @@ def some_rows(count: int) -> list[RawRow]:
     return [
         RawRow(
             f"uid/{n:05}/ü", START + n * 1000, "long" if n % 7 == 0 else "standard", f"file:/srv/{n}", n or None,
-            "text/plain", (("Zweig", f'"{n % 5}"\n'),) if n % 3 else (), str(n), "gone" if n % 11 == 0 else "",
+            "text/plain", metadata_text((("Zweig", f'"{n % 5}"\n'),)) if n % 3 else "", str(n),
+            "gone" if n % 11 == 0 else "",
         )
         for n in range(count)
     ]  # fmt: skip
@@ -244,7 +248,7 @@ def test_a_source_that_gives_rows_of_another_day_is_stopped(tmp_path: Path) -> N
 def test_a_spool_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorting, "RUN_ROWS", 5)
     with pytest.raises(UnavailableError, match="can't be written"):
-        freeze(some_rows(9000), Routing(), tmp_path / "m.parquet", window=WINDOW, spool=tmp_path / "nowhere")
+        freeze(batched(some_rows(9000)), Routing(), tmp_path / "m.parquet", window=WINDOW, spool=tmp_path / "nowhere")
 
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
@@ -321,25 +325,44 @@ def test_headers_that_contradict_themselves_are_damage(tmp_path: Path, changes: 
         Manifest.open(rewritten(made, tmp_path / "x", **changes))
 
 
+@given(
+    rows=st.lists(st.tuples(st.none() | TEXTS, st.none() | TEXTS)),
+    names=st.lists(TEXTS, min_size=2, max_size=2, unique=True),
+)
+def test_metadata_by_the_column_are_those_by_the_row(
+    rows: list[tuple[str | None, str | None]], names: list[str]
+) -> None:
+    pairs = [tuple((name, text) for name, text in zip(names, row, strict=True) if text is not None) for row in rows]
+    columns = list(zip(*rows, strict=True)) or [(), ()]
+    assert metadata_texts(names, columns) == list(map(metadata_text, pairs))
+    assert list(map(parse_metadata, map(metadata_text, pairs))) == pairs
+
+
+def fresh(
+    rows: Iterable[RawRow], earlier: list[Manifest], again: Container[tuple[str, int]] = frozenset()
+) -> list[RawRow]:
+    return [row for batch in new_rows(batched(rows), earlier, again=again) for row in batch.rows()]
+
+
 def test_new_rows_are_those_that_do_not_stand_yet(tmp_path: Path) -> None:
     rows = some_rows(300)
     first = frozen(tmp_path, rows[:100])
     second = frozen(tmp_path, rows[100:200], window=replace(WINDOW, revision=2))
-    assert list(new_rows(rows, [first, second])) == [row for row in rows[:200] if row.reject] + rows[200:]
-    assert list(new_rows(rows, [])) == rows
+    assert fresh(rows, [first, second]) == [row for row in rows[:200] if row.reject] + rows[200:]
+    assert fresh(rows, []) == rows
     # A row whose content could not be read is tried again, and so is one that was rejected and is not any more.
     unread = rows[5]
     again = {(unread.uid, unread.created_at)}
-    assert list(new_rows(rows[1:11], [first], again=again)) == [unread]
-    assert list(new_rows([rows[11]._replace(reject="")], [first])) == [rows[11]._replace(reject="")]
+    assert fresh(rows[1:11], [first], again) == [unread]
+    assert fresh([rows[11]._replace(reject="")], [first]) == [rows[11]._replace(reject="")]
     row = rows[1]
     for changed in (
         row._replace(uid="other"), row._replace(created_at=row.created_at + 1), row._replace(size=None),
         row._replace(place="elsewhere"), row._replace(late="later"), row._replace(reject="gone"),
     ):  # fmt: skip
-        assert list(new_rows([row, changed], [first])) == [changed]
+        assert fresh([row, changed], [first]) == [changed]
     for same in (row._replace(media_type="x"), row._replace(detail="x"), row._replace(retention_class="x")):
-        assert list(new_rows([same], [first])) == []
+        assert fresh([same], [first]) == []
 
 
 MEASURE = """
@@ -349,7 +372,7 @@ from datetime import date
 import pandas
 from vera_core.source.base import Window
 from vera_core.source.manifest import freeze
-from vera_core.source.rows import RawRow
+from vera_core.source.rows import RawRow, batched
 from vera_core.routing import Routing, RoutingEpoch
 window = Window("s", "default", date(2026, 3, 1))
 def rows(count):
@@ -360,9 +383,9 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 routing = Routing(epochs=(RoutingEpoch(date.min, 2),))
 scratch = Path(sys.argv[1])
-freeze(rows(20_000), routing, scratch / "warm", window=window, spool=scratch)
+freeze(batched(rows(20_000)), routing, scratch / "warm", window=window, spool=scratch)
 before = peak()
-made = freeze(rows(int(sys.argv[2])), routing, scratch / "m", window=window, spool=scratch)
+made = freeze(batched(rows(int(sys.argv[2]))), routing, scratch / "m", window=window, spool=scratch)
 frozen = peak()
 assert sum(1 for _ in made.rows(0, made.row_count)) == int(sys.argv[2])
 print(before, frozen, peak())

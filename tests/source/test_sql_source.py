@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.source.conftest import DAY, NOON, TERMS, WINDOW, Business, contents, mark
+from tests.source.conftest import DAY, NOON, TERMS, Business, contents, mark, rows_of
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import to_micros
 from vera_core.source import sql
@@ -70,7 +70,7 @@ def test_a_window_is_half_open(business: Business) -> None:
     business.add(*({"uid": str(n), "created_at": at, "body": b""} for n, at in enumerate(moments)))
     source = business.source()
     found = {
-        day: sorted(row.uid for row in source.rows(Window("documents", "default", day)))
+        day: sorted(row.uid for row in rows_of(source, Window("documents", "default", day)))
         for day in (date(2026, 2, 28), DAY, date(2026, 3, 2), date(2026, 3, 3))
     }
     assert list(found.values()) == [["0"], ["1", "2"], ["3"], []]
@@ -90,7 +90,7 @@ def test_no_page_boundary_loses_or_doubles_a_row(
     source = business.source()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sql, "PAGE_ROWS", page)
-        found = Counter((row.uid, row.created_at, row.reject) for row in source.rows(WINDOW))
+        found = Counter((row.uid, row.created_at, row.reject) for row in rows_of(source))
     noon = to_micros(NOON)
     assert found == Counter((uid or "None", noon + at, "" if uid else "bad-uid") for uid, at in rows)
 
@@ -101,7 +101,7 @@ def test_more_rows_of_one_uid_and_time_than_a_page_holds(business: Business, mon
     around = [{"uid": uid, "created_at": NOON, "body": b""} for uid in ("a", "sama", "samf", "z")]
     business.add(*many, *around)
     source = business.source()
-    assert Counter(row.uid for row in source.rows(WINDOW)) == {"same": 95, "a": 1, "sama": 1, "samf": 1, "z": 1}
+    assert Counter(row.uid for row in rows_of(source)) == {"same": 95, "a": 1, "sama": 1, "samf": 1, "z": 1}
     assert sorted(business.archived(source)["same"], key=str) == sorted((row["body"] for row in many), key=str)
 
 
@@ -119,9 +119,9 @@ def test_what_a_row_carries(business: Business) -> None:
         late=LateColumn(column="change_no"),
         size="bytes",
     )
-    first, second = sorted(source.rows(WINDOW))
-    assert first[:1] + first[2:8] == ("u", "long", "row:1", 4, "text/plain", (("branch", "köln"), ("number", "1")), "7")
-    assert second[:1] + second[2:8] == ("v", "standard", "row:2", 0, "", (("number", "2"),), "")
+    first, second = sorted(rows_of(source))
+    assert first[:1] + first[2:8] == ("u", "long", "row:1", 4, "text/plain", '{"branch":"köln","number":"1"}', "7")
+    assert second[:1] + second[2:8] == ("v", "standard", "row:2", 0, "", '{"number":"2"}', "")
     assert source.blind_spots == ()
     assert "late column" in business.source().blind_spots[0]
 
@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_archived_are_named(business: Business) -> None:
     source = business.source(
         media_type=Given(column="media"), retention_class=Given(column="kind"), metadata={"branch": "branch"}
     )
-    found = list(source.rows(WINDOW))
+    found = rows_of(source)
     cut = "ü" * 254 + "..."
     assert reasons(found) == {
         "good": "", "None": "bad-uid", "": "bad-uid", "bell\\x07": "bad-uid", cut: "bad-uid",
@@ -167,7 +167,7 @@ def test_tenants_share_a_table_but_see_only_their_rows(business: Business) -> No
     by_bank = Given(column="bank", map={"17": "one", "18": "two", "19": "one"})
     one, two = business.sources(tenant=by_bank)
     assert (one.tenant, two.tenant) == ("one", "two")
-    of_one, of_two = (list(source.rows(Window("documents", source.tenant, DAY))) for source in (one, two))
+    of_one, of_two = (rows_of(source, Window("documents", source.tenant, DAY)) for source in (one, two))
     assert reasons(of_one) == {"17": "", "19": "", "x": "unknown-tenant", "none": "unknown-tenant"}
     assert reasons(of_two) == {"18": ""}
     # The other tenant's content is not given, whoever asks with whichever row.
@@ -400,11 +400,11 @@ class TestPostgres:
             table="wall", created_at=zone, content=ContentColumn(column="body", kind=ContentKind.INLINE)
         )
         days = {
-            day: sorted(row.uid for row in source.rows(Window("w", "default", date(2026, 10, day))))
+            day: sorted(row.uid for row in rows_of(source, Window("w", "default", date(2026, 10, day))))
             for day in (24, 25, 26)
         }
         assert days == {24: ["0"], 25: ["1", "2", "3"], 26: ["4"]}
-        twice = next(row for row in source.rows(Window("w", "default", date(2026, 10, 25))) if row.uid == "1")
+        twice = next(row for row in rows_of(source, Window("w", "default", date(2026, 10, 25))) if row.uid == "1")
         assert twice.created_at == to_micros(datetime(2026, 10, 25, 0, 30, tzinfo=UTC))
         assert business.archived(source, Window("w", "default", date(2026, 10, 25))) == {
             "1": [b"x"],
@@ -456,7 +456,7 @@ class TestPostgres:
     ) -> None:
         postgres_business.run(f"CREATE TABLE typed (uid {kind}, created_at TIMESTAMPTZ, body TEXT)")
         postgres_business.run(f"INSERT INTO typed VALUES ({value}, '2026-03-01T12:00:00Z', '')")
-        (row,) = postgres_business.source(table="typed").rows(WINDOW)
+        (row,) = rows_of(postgres_business.source(table="typed"))
         assert (row.reject, bool(row.uid)) == ("bad-uid", True)
 
     @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ class TestPostgres:
         zone = "Etc/UTC" if declared is TimeType.TIMESTAMP else ""
         source = postgres_business.source(table="timed", created_at=TimeColumn(column="at", type=declared, zone=zone))
         assert postgres_business.archived(source) == {"u": [b"x"]}
-        (row,) = source.rows(WINDOW)
+        (row,) = rows_of(source)
         assert row.created_at == to_micros(MIDNIGHT if column == "DATE" else NOON)
         assert source.bounds() is not None
 
@@ -495,7 +495,7 @@ class TestPostgres:
         postgres_business.add(*({"uid": f"{n:03}", "created_at": NOON, "body": b"%d" % n} for n in range(100)))
         source = postgres_business.source()
         found = []
-        for number, row in enumerate(source.rows(WINDOW)):
+        for number, row in enumerate(rows_of(source)):
             if number in {5, 42, 77}:
                 postgres.stop()
                 postgres.start()
@@ -541,7 +541,7 @@ class TestSqlite:
         found = {
             row.uid: day
             for day in (date(2026, 2, 27), date(2026, 2, 28), DAY, date(2026, 3, 2))
-            for row in source.rows(Window("w", "default", day))
+            for row in rows_of(source, Window("w", "default", day))
         }
         assert found == texts
 
@@ -555,7 +555,7 @@ class TestSqlite:
             sqlite_business.run("UPDATE documents SET created_at = substr(uid, 2)")
         source = sqlite_business.source()
         windows = [date(2025, 12, 30) + timedelta(days=n) for n in range(380)]
-        found = [row for day in windows for row in source.rows(Window("w", "default", day))]
+        found = [row for day in windows for row in rows_of(source, Window("w", "default", day))]
         assert {row.reject for row in found} == {"bad-time"}
         untimed = list(source.untimed(100))
         assert sorted([row.uid for row in found] + [reject.uid for reject in untimed]) == sorted("t" + t for t in texts)
@@ -572,7 +572,7 @@ class TestSqlite:
         ):
             sqlite_business.run(f"INSERT INTO loose VALUES ('{uid}', {at}, 'x')")
         source = sqlite_business.source(table="loose", created_at=TimeColumn(column="at", type=TimeType.EPOCH_S))
-        assert {row.uid: row.created_at - to_micros(NOON) for row in source.rows(WINDOW)} == {
+        assert {row.uid: row.created_at - to_micros(NOON) for row in rows_of(source)} == {
             "real": 750_000,
             "whole": 0,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from vera_core.model import to_micros
 from vera_core.source.base import Window, day_of
 from vera_core.source.mapping import TimeColumn, TimeType
-from vera_core.source.times import MAX_MICROS, MIN_MICROS, NAIVE_EPOCH, TimeReader, TimeTrouble, text_day, text_micros
+from vera_core.source.times import (
+    MAX_MICROS,
+    MIN_MICROS,
+    NAIVE_EPOCH,
+    TimeReader,
+    TimeTrouble,
+    text_day,
+    text_micros,
+    wall_to_utc,
+)
 
 ZONES = [
     "UTC", "Europe/Berlin", "America/St_Johns", "America/Sao_Paulo", "Asia/Kolkata", "Australia/Lord_Howe",
@@ -24,6 +34,12 @@ WALLS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1))  # noqa: DTZ001
 
 def reader(kind: TimeType, zone: str = "", *, in_micros: bool = False) -> TimeReader:
     return TimeReader(TimeColumn(column="t", type=kind, zone=zone), in_micros)
+
+
+def read(values: list[Any], kind: TimeType, zone: str = "", *, in_micros: bool = False) -> list[int | TimeTrouble]:
+    """A column of values, as it is read."""
+    found = reader(kind, zone, in_micros=in_micros).micros(values)
+    return [found.troubles.get(at, micros) for at, micros in enumerate(found.values.tolist())]
 
 
 def walls_micros(wall: datetime) -> int:
@@ -38,8 +54,8 @@ def walls_micros(wall: datetime) -> int:
 def test_a_wall_clock_reading_means_what_fold_0_says(wall: datetime, zone: str) -> None:
     expected = to_micros(wall.replace(tzinfo=ZoneInfo(zone), fold=0))
     stamped = reader(TimeType.TIMESTAMP, zone, in_micros=True)
-    assert stamped.micros([walls_micros(wall)]) == [expected]
-    assert reader(TimeType.TIMESTAMP, zone).micros([wall]) == [expected]
+    assert read([walls_micros(wall)], TimeType.TIMESTAMP, zone, in_micros=True) == [expected]
+    assert read([wall], TimeType.TIMESTAMP, zone) == [expected]
     assert text_micros(wall.isoformat(), zone) == expected
     # Whatever the clocks did: the query of the one day that the row belongs to finds it.
     window = Window("s", "t", day_of(expected))
@@ -97,17 +113,17 @@ def test_texts_that_are_no_times_or_have_no_zone(text: str) -> None:
 
 @given(st.integers(MIN_MICROS, MAX_MICROS))
 def test_numbers_are_scaled_and_cut_off(micros: int) -> None:
-    assert reader(TimeType.EPOCH_US).micros([micros]) == [micros]
-    assert reader(TimeType.EPOCH_MS).micros([Decimal(micros).scaleb(-3)]) == [micros]
-    assert reader(TimeType.EPOCH_S).micros([micros // 1_000_000]) == [micros // 1_000_000 * 1_000_000]
-    assert reader(TimeType.EPOCH_US).micros([Decimal(micros) + Decimal("0.9")]) == [micros]
+    assert read([micros], TimeType.EPOCH_US) == [micros]
+    assert read([Decimal(micros).scaleb(-3)], TimeType.EPOCH_MS) == [micros]
+    assert read([micros // 1_000_000], TimeType.EPOCH_S) == [micros // 1_000_000 * 1_000_000]
+    assert read([Decimal(micros) + Decimal("0.9")], TimeType.EPOCH_US) == [micros]
 
 
 def test_values_that_are_no_times() -> None:
     for kind in (TimeType.EPOCH_S, TimeType.TIMESTAMPTZ, TimeType.TEXT):
-        assert isinstance(reader(kind).micros([b"x"])[0], TimeTrouble)
+        assert isinstance(read([b"x"], kind)[0], TimeTrouble)
     naive = datetime(2026, 3, 1)  # noqa: DTZ001 - a driver that forgets the zone
-    (trouble,) = reader(TimeType.TIMESTAMPTZ).micros([naive])
+    (trouble,) = read([naive], TimeType.TIMESTAMPTZ)
     assert isinstance(trouble, TimeTrouble)
     assert "no time zone" in trouble.detail
 
@@ -123,15 +139,39 @@ def test_the_ends_of_time_have_bounds(day: date, zone: str) -> None:
             assert low < high  # type: ignore[operator] # of one type
 
 
-@given(
-    texts=st.lists(
-        st.one_of(
-            st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)).map(lambda at: at.isoformat() + "Z"),  # noqa: DTZ001 - with Z
-            st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.(\d{3}){1,2})?Z", fullmatch=True),
-        ),
-        min_size=1,
-        max_size=5,
-    )
+ISO_TEXTS = st.one_of(
+    st.builds(
+        lambda at, separator, spec, end: at.isoformat(separator, spec) + end,
+        at=st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)),  # noqa: DTZ001 - the zone may follow
+        separator=st.sampled_from("T "),
+        spec=st.sampled_from(["auto", "seconds", "milliseconds", "minutes"]),
+        end=st.sampled_from(["Z", "", "+00:00", "-23:59", "+05:30", "+24:00", "-0130", "+01", "+01:00:30", "z", "\n"]),
+    ),
+    st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{0,9})?(Z|[+-]\d\d:\d\d)?", fullmatch=True),
+    st.sampled_from(
+        ["2026-03-01", "2026-02-30T00:00:00Z", "2026-03-01T23:59:60Z", "\udcff", "", "0000-01-01T00:00:00Z"]
+    ),
 )
-def test_texts_that_are_read_by_the_column_mean_what_they_mean_one_by_one(texts: list[str]) -> None:
-    assert reader(TimeType.TEXT).micros(texts) == [text_micros(text, "") for text in texts]
+
+
+@given(texts=st.lists(ISO_TEXTS | st.binary(max_size=2), max_size=6), zone=st.sampled_from(["", *ZONES]))
+@example(["2026-10-25T02:30:00", "2026-10-25T02:30:00Z", "2026-03-29T02:30:00.123"], "Europe/Berlin")
+@example(["9999-12-31T23:59:59.999999", "1000-01-01T00:00:00"], "America/New_York")
+@example(["1000-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"], "")
+def test_texts_that_are_read_by_the_column_mean_what_they_mean_one_by_one(texts: list[Any], zone: str) -> None:
+    one_by_one = [
+        text_micros(text, zone) if isinstance(text, str) else read([text], TimeType.TEXT)[0] for text in texts
+    ]
+    assert read(texts, TimeType.TEXT, zone) == one_by_one
+
+
+@given(walls=st.lists(WALLS, max_size=5), zone=st.sampled_from(ZONES))
+@example([datetime(2026, 10, 25, hour, 30) for hour in range(5)], "Europe/Berlin")  # noqa: DTZ001 - wall-clock readings
+@example([datetime(2026, 3, 29, hour, 59, 59) for hour in range(5)], "Europe/Berlin")  # noqa: DTZ001 - as above
+@example([datetime(1937, 7, 1, 0, 0, second) for second in range(60)], "Europe/Amsterdam")  # noqa: DTZ001 - as above
+@example([datetime(1937, 7, 1, 0, minute) for minute in range(60)], "Europe/Amsterdam")  # noqa: DTZ001 - as above
+@example([datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999)], "America/New_York")  # noqa: DTZ001 - as above
+def test_wall_clock_readings_mean_the_same_by_the_column(walls: list[datetime], zone: str) -> None:
+    readings = [walls_micros(wall) for wall in walls]
+    found = read(readings, TimeType.TIMESTAMP, zone, in_micros=True)
+    assert found == read(walls, TimeType.TIMESTAMP, zone) == [wall_to_utc(reading, zone) for reading in readings]

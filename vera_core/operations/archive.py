@@ -16,7 +16,7 @@ from vera_core.operations.pack import PackReport, pack_window
 from vera_core.operations.report import Report, figure
 from vera_core.operations.verify import VerifyReport, verify_window
 from vera_core.source.base import Window
-from vera_core.source.manifest import new_rows
+from vera_core.source.revisions import new_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,8 +148,8 @@ def current_windows(repo: Repository, source: DirectorySource | ManifestSource, 
         known = [item.manifest for item in valid]
         windows = [item.window for item in valid if not is_finished(repo, item.manifest)]
         latest = frozen[-1].window
-        fresh = new_rows(source.rows(latest), known, again=unread_rows(repo, known))
-        if any(not row.reject for row in fresh):
+        fresh = new_rows(source.batches(latest), known, again=unread_rows(repo, known))
+        if any("" in batch.reject for batch in fresh):
             windows.append(replace(latest, revision=latest.revision + 1))
         return windows or [latest]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from vera_core.source.rows import RawRow, Reject, Row, RowBatch
+    from vera_core.source.rows import RawBatch, Reject, Row, RowBatch
 
 EPOCH_DAY = date(1970, 1, 1)
 
@@ -121,8 +121,11 @@ class Source(Protocol):
         """What this source can't detect, in words for the person who relies on it; empty if nothing."""
         ...
 
-    def rows(self, window: Window) -> Iterator[RawRow]:
-        """Every row of the window, in any order, in bounded memory; those that can't be archived carry a reason."""
+    def batches(self, window: Window) -> Iterator[RawBatch]:
+        """Every row of the window, in any order, in batches of bounded size (some thousand rows, none of them empty).
+
+        Rows that can't be archived carry a reason. A source that finds its rows one by one uses `rows.batched`.
+        """
         ...
 
     def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:

@@ -5,17 +5,16 @@ For sources that have no database: their rows are looked at once, so that all wi
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import tempfile
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vera_core.errors import UnavailableError
 from vera_core.model import from_micros
 from vera_core.routing import DAY_MICROS
 from vera_core.source.base import Bounds, day_of
-from vera_core.source.rows import RawRow, Reject
+from vera_core.source.rows import RawBatch, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.source.base import Window
+    from vera_core.source.rows import RawRow
+
+T = TypeVar("T")
 
 PAGE_ROWS = 1 << 12
 _SCHEMA = """
@@ -34,8 +36,8 @@ CREATE TABLE untimed (uid TEXT, reason TEXT, detail TEXT);
 """
 _INSERT = "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = (
-    "SELECT rowid, uid, created_at, class, place, size, media_type, metadata, reject, detail FROM rows "
-    "WHERE (created_at, rowid) > (?, ?) AND created_at < ? ORDER BY created_at, rowid LIMIT ?"
+    "SELECT uid, created_at, class, place, size, media_type, metadata, reject, detail FROM rows "
+    "WHERE created_at >= ? AND created_at < ?"
 )
 
 
@@ -52,18 +54,15 @@ class Catalogue:
         self._guard = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
-    def rows(self, window: Window) -> Iterator[RawRow]:
+    def batches(self, window: Window) -> Iterator[RawBatch]:
         """The rows of a window."""
-        since, last = window.first_micros, -1
-        # Strictly behind (since, -1): rowids are positive.
-        while True:
-            page = self._ask(_SELECT, (since, last, window.end_micros, PAGE_ROWS))
-            for _, uid, created_at, name, place, size, media_type, metadata, reject, detail in page:
-                pairs = tuple(tuple(pair) for pair in json.loads(metadata)) if metadata else ()
-                yield RawRow(uid, created_at, name, place, size, media_type, pairs, "", reject, detail)
-            if len(page) < PAGE_ROWS:
-                return
-            last, _, since, *_ = page[-1]
+        bounds = (window.first_micros, window.end_micros)
+        # Nothing is written any more, so that one query may stay open for as long as it takes.
+        cursor = self._with(lambda connection: connection.execute(_SELECT, bounds))
+        while page := self._with(lambda _: cursor.fetchmany(PAGE_ROWS)):
+            uids, times, classes, places, sizes, media_types, metadata, rejects, details = zip(*page, strict=True)
+            none = [""] * len(page)
+            yield RawBatch(uids, times, classes, places, sizes, media_types, metadata, none, rejects, details)
 
     def days(self) -> dict[date, int]:
         """Every day that has rows, and how many, in order."""
@@ -82,11 +81,14 @@ class Catalogue:
         return [Reject(*found) for found in self._ask("SELECT * FROM untimed LIMIT ?", (limit,))]
 
     def _ask(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        return self._with(lambda connection: connection.execute(query, values).fetchall())
+
+    def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._guard:
             try:
                 if self._connection is None:
                     self._connection = self._fill()
-                return self._connection.execute(query, values).fetchall()
+                return work(self._connection)
             except (OSError, sqlite3.Error) as error:
                 raise UnavailableError(
                     f"the catalogue can't be written or read: {error}",
@@ -113,5 +115,4 @@ class Catalogue:
                 connection.execute("INSERT INTO untimed VALUES (?, ?, ?)", row)
                 continue
             uid, created_at, name, place, size, media_type, metadata, _, reject, detail = row
-            pairs = json.dumps(metadata) if metadata else ""
-            yield created_at, uid, name, place, size, media_type, pairs, reject, detail
+            yield created_at, uid, name, place, size, media_type, metadata, reject, detail

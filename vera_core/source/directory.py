@@ -22,7 +22,16 @@ from vera_core.model import DEFAULT_TENANT, MAX_NAME_BYTES, check_name, parse_ti
 from vera_core.source.base import LateRows, LocalContents, Unreadable
 from vera_core.source.catalogue import Catalogue
 from vera_core.source.files import LocalFiles
-from vera_core.source.rows import FILE_PLACE, RawRow, Reject, RejectReason, attribute_trouble, shown, uid_trouble
+from vera_core.source.rows import (
+    FILE_PLACE,
+    RawRow,
+    Reject,
+    RejectReason,
+    attribute_trouble,
+    metadata_text,
+    shown,
+    uid_trouble,
+)
 from vera_core.source.sql_rows import canonical
 from vera_core.source.times import MAX_MICROS, MIN_MICROS
 
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from vera_core.source.base import Bounds, Fetched, Terms, Window
-    from vera_core.source.rows import Row, RowBatch
+    from vera_core.source.rows import RawBatch, Row, RowBatch
 
 COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 COLUMNS = ("uid", "path", "created_at", "size", "media_type", "metadata", "retention_class")
@@ -76,9 +85,9 @@ class _FileSource:
         """See `Source.blind_spots`."""
         return (f"{self._path} is looked at once; files that appear or change after that need another run.",)
 
-    def rows(self, window: Window) -> Iterator[RawRow]:
-        """See `Source.rows`."""
-        return self._catalogue.rows(window)
+    def batches(self, window: Window) -> Iterator[RawBatch]:
+        """See `Source.batches`."""
+        return self._catalogue.batches(window)
 
     def days(self) -> dict[date, int]:
         """Every day that has rows, and how many, in order: the windows to pack."""
@@ -226,13 +235,14 @@ class ManifestSource(_FileSource):
             detail = f"the size {shown(size)} is no number of bytes"
             return _rejected(row.uid, row.created_at, RejectReason.WRONG_SIZE, detail)
         try:
-            metadata = _metadata(values.get("metadata"))
+            pairs = _metadata(values.get("metadata"))
         except ValueError as error:
             return _rejected(row.uid, row.created_at, RejectReason.BAD_METADATA, str(error))
-        trouble = attribute_trouble(media_type, metadata)
+        trouble = attribute_trouble(media_type, pairs)
         if trouble:
             return _rejected(row.uid, row.created_at, RejectReason.BAD_METADATA, trouble)
-        return row._replace(size=None if size is None else int(size), media_type=media_type, metadata=metadata)
+        declared = None if size is None else int(size)
+        return row._replace(size=declared, media_type=media_type, metadata=metadata_text(pairs))
 
     def _locate(self, value: object) -> str | Unreadable:
         if isinstance(value, str) and value and not value.startswith("/"):

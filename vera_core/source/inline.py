@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import sqlalchemy as sa
 
 from vera_core.source.base import BigContent, Unreadable, day_of
-from vera_core.source.database import all_records, connected, translated
-from vera_core.source.rows import ROW_PLACE, RejectReason
+from vera_core.source.database import all_records, connected, page_columns, translated
+from vera_core.source.rows import ROW_PLACE, RejectReason, metadata_text
 from vera_core.source.sql_queries import any_window
 from vera_core.source.sql_rows import canonical
 
@@ -94,10 +94,11 @@ class InlineContents:
         for day, wanted in uids.items():
             window = any_window(day)
             query = self.queries.named(window, wanted).add_columns(*self._content(most))
-            records = self._all(query)
-            for at, raw in self.maker.numbered([record[:-2] for record in records], window):
-                uid, time, *_, size, content = records[at]
-                found[_identity(raw)].append(_Found(size, content, partial(self.queries.has_key, (time, uid))))
+            *page, sizes, contents = page_columns(self.engine, query)
+            batch, places = self.maker.batch(page, window)
+            for at, raw in zip(places, batch.rows(), strict=True):
+                key = (page[1][at], page[0][at])
+                found[_identity(raw)].append(_Found(sizes[at], contents[at], partial(self.queries.has_key, key)))
         for row in rows:
             candidates = found[_identity(row)]
             fitting = [one for one in candidates if one.size == row.size] or candidates
@@ -189,4 +190,5 @@ class _ContentStream(io.RawIOBase):
 
 def _identity(row: RawRow | Row) -> tuple[object, ...]:
     """By what a row without key is known; its size is looked at separately."""
-    return row.uid, row.created_at, row.media_type, row.metadata, row.late
+    metadata = row.metadata if isinstance(row.metadata, str) else metadata_text(row.metadata)
+    return row.uid, row.created_at, row.media_type, metadata, row.late

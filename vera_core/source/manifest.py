@@ -12,7 +12,7 @@ import json
 from collections import deque
 from dataclasses import dataclass
 from datetime import date
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,21 +22,20 @@ import pyarrow.parquet as pq
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError, VeraError
 from vera_core.model import Slot, day_text
 from vera_core.source.base import Window
-from vera_core.source.rows import RowBatch
+from vera_core.source.rows import RowBatch, parse_metadata
 from vera_core.source.sorting import ExternalSort
-from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, parse_metadata, to_table
+from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, to_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vera_core.routing import Routing
-    from vera_core.source.rows import RawRow, Row
+    from vera_core.source.rows import RawBatch, Row
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 1 << 14
 """Rows of a block: a Parquet row group, digested whole."""
-BATCH_ROWS = 1 << 13
 HEADER_KEY = b"vera.manifest"
 DIGEST_KEY = b"vera.digest"
 RESTORE = "Restore it from another copy; the window is not packed until then."
@@ -183,7 +182,7 @@ class Manifest:
         return slots + [None] * (high - low - len(slots))
 
 
-def freeze(rows: Iterable[RawRow], routing: Routing, path: Path, *, window: Window, spool: Path) -> Manifest:
+def freeze(batches: Iterable[RawBatch], routing: Routing, path: Path, *, window: Window, spool: Path) -> Manifest:
     """Writes the manifest of `window` to the new file `path`, in bounded memory whatever the number of rows.
 
     `spool` takes sorted runs, about 200 bytes a row, that are gone afterwards.
@@ -194,7 +193,7 @@ def freeze(rows: Iterable[RawRow], routing: Routing, path: Path, *, window: Wind
     """
     sort = ExternalSort(spool)
     try:
-        for batch in _batches(rows, BATCH_ROWS):
+        for batch in batches:
             table = to_table(batch, routing)
             times = numbers(table, "created_at")
             if times.min() < window.first_micros or times.max() >= window.end_micros:
@@ -210,57 +209,6 @@ def freeze(rows: Iterable[RawRow], routing: Routing, path: Path, *, window: Wind
         ) from error
     finally:
         sort.close()
-
-
-def new_rows(
-    rows: Iterable[RawRow], earlier: Sequence[Manifest], *, again: Container[tuple[str, int]] = ()
-) -> Iterator[RawRow]:
-    """The rows that do not stand in `earlier` revisions with the same uid, time, size, place, late value and verdict.
-
-    Rows that were rejected come again: those that still carry a reason, and those whose (uid, microseconds) is in
-    `again` because their content could not be read.
-
-    Takes 16 bytes of memory a row of `earlier`: rows are told apart by 128 bits of BLAKE2b, which collide less often
-    than memory fails.
-
-    Raises:
-        IntegrityError: a manifest is damaged.
-    """
-    known = _Identities(earlier)
-    for batch in _batches(rows, BATCH_ROWS):
-        for row, stands in zip(batch, known.have(batch), strict=True):
-            if not stands or row.reject or (row.uid, row.created_at) in again:
-                yield row
-
-
-class _Identities:
-    """The identities of all rows of some manifests, as two sorted 64-bit halves."""
-
-    def __init__(self, manifests: Sequence[Manifest]) -> None:
-        digests = [
-            _identities(batch)
-            for manifest in manifests
-            for batch in _batches(manifest.rows(0, manifest.row_count), BLOCK_ROWS)
-        ]
-        pairs = np.concatenate([np.zeros((0, 2), np.uint64), *digests])
-        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        self._high, self._low = pairs[order, 0], pairs[order, 1]
-
-    def have(self, rows: Sequence[RawRow]) -> list[bool]:
-        """Whether each row's identity is among them."""
-        pairs = _identities(rows)
-        first = np.searchsorted(self._high, pairs[:, 0], "left")
-        end = np.searchsorted(self._high, pairs[:, 0], "right")
-        return [
-            bool(begin < stop and (self._low[begin:stop] == low).any())
-            for begin, stop, low in zip(first.tolist(), end.tolist(), pairs[:, 1], strict=True)
-        ]
-
-
-def _identities(rows: Sequence[RawRow] | Sequence[Row]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    texts = (repr((row.uid, row.created_at, row.size, row.place, row.late, row.reject)) for row in rows)
-    digests = b"".join([hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts])
-    return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
 def _write(tables: Iterable[pa.Table], path: Path, window: Window) -> Manifest:
@@ -357,12 +305,6 @@ def _blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             count = len(rest)
     if count:
         yield pa.concat_tables(waiting).combine_chunks()
-
-
-def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(rows)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _block_sizes(rows: int) -> list[int]:

@@ -51,6 +51,10 @@ class S3Contents:
             return Unreadable(RejectReason.FORBIDDEN_PLACE, f"the bucket {shown(bucket)} is not in the source's list")
         return value
 
+    def located(self, values: Sequence[object]) -> list[str | Unreadable]:
+        """As `locate`, for a column."""
+        return [self.locate(value) for value in values]
+
     def fetch(self, wanted: Sequence[tuple[str, int | None]]) -> Iterator[Fetched]:
         """The contents of (URI, declared bytes or None), in order, several at a time in bounded memory.
 

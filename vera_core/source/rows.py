@@ -1,13 +1,17 @@
-"""The rows of a window: as a source gives them (`RawRow`), as a manifest keeps them (`Row`), and why one is rejected.
+"""The rows of a window: as a source gives them (`RawBatch`), as a manifest keeps them (`Row`), and why one is rejected.
 
-Named tuples, because a window has millions of them. How rows are sorted, digested and stored is `manifest`'s business.
+Rows come from sources in batches of columns, because a window has millions of them; `RawRow` is one row of a batch.
+How rows are sorted, digested and stored is `manifest`'s business.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import compress, islice
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.errors import BadUidError, UsageError
@@ -16,11 +20,14 @@ from vera_core.model import MAX_UID_BYTES, check_uid
 from vera_core.routing import UID_TIME_DIFFERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vera_core.model import Slot
 
 Metadata = tuple[tuple[str, str], ...]
+
+BATCH_ROWS = 1 << 13
+"""Rows that `batched` puts into a batch."""
 
 INLINE = ""
 """Place of a content that the source itself holds and finds by uid and time."""
@@ -58,9 +65,9 @@ class RawRow(NamedTuple):
 
     `created_at`: microseconds since 1970 UTC, inside the window even where the row is rejected; `retention_class` a
     class of the repository; `place`: where the content is (`INLINE`, `ROW_PLACE`, `FILE_PLACE` or `S3_PLACE`); `size`:
-    declared bytes, None if nobody says; `late`: canonical text of the monotonic column, "" without one; `reject`: a
-    `RejectReason` or ""; `detail`: for people, what exactly is wrong. A rejected row's uid may be an escaped, cut text
-    and its other fields may be empty.
+    declared bytes, None if nobody says; `metadata`: as `metadata_text` writes them; `late`: canonical text of the
+    monotonic column, "" without one; `reject`: a `RejectReason` or ""; `detail`: for people, what exactly is wrong. A
+    rejected row's uid may be an escaped, cut text and its other fields may be empty.
     """
 
     uid: str
@@ -69,10 +76,34 @@ class RawRow(NamedTuple):
     place: str = INLINE
     size: int | None = None
     media_type: str = ""
-    metadata: Metadata = ()
+    metadata: str = ""
     late: str = ""
     reject: str = ""
     detail: str = ""
+
+
+class RawBatch(NamedTuple):
+    """Rows of a window in columns of equal length, one for each field of `RawRow`: a fraction of what rows cost."""
+
+    uid: Sequence[str]
+    created_at: Sequence[int]
+    retention_class: Sequence[str]
+    place: Sequence[str]
+    size: Sequence[int | None]
+    media_type: Sequence[str]
+    metadata: Sequence[str]
+    late: Sequence[str]
+    reject: Sequence[str]
+    detail: Sequence[str]
+
+    def rows(self) -> Iterator[RawRow]:
+        """The rows, one by one."""
+        return map(RawRow._make, zip(*self, strict=True))
+
+    def chosen(self, which: Sequence[bool]) -> RawBatch:
+        """The rows for which `which` is true."""
+        columns: list[Any] = [list(compress(column, which)) for column in self]
+        return RawBatch(*columns)
 
 
 class Row(NamedTuple):
@@ -162,6 +193,36 @@ class Reject(NamedTuple):
     uid: str
     reason: str
     detail: str = ""
+
+
+def batched(rows: Iterable[RawRow]) -> Iterator[RawBatch]:
+    """Rows that come one by one, in batches."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, BATCH_ROWS)):
+        yield RawBatch(*zip(*batch, strict=True))
+
+
+def metadata_text(metadata: Metadata) -> str:
+    """Metadata as a compact JSON object in their own order; "" for none."""
+    pairs = [f"{encode_basestring(name)}:{encode_basestring(value)}" for name, value in metadata]
+    return "{" + ",".join(pairs) + "}" if pairs else ""
+
+
+@lru_cache(maxsize=4096)
+def parse_metadata(text: str) -> Metadata:
+    """Undoes `metadata_text`."""
+    return tuple(json.loads(text).items()) if text else ()
+
+
+def metadata_texts(names: Sequence[str], columns: Sequence[Sequence[str | None]]) -> list[str]:
+    """As `metadata_text`, for rows whose values of each name are a column; a None is left out."""
+    parts = []
+    for name, column in zip(names, columns, strict=True):
+        head = encode_basestring(name) + ":"
+        known = {text: "" if text is None else head + encode_basestring(text) for text in set(column)}
+        parts.append([known[text] for text in column])
+    inner = [",".join(filter(None, row)) for row in zip(*parts, strict=True)]
+    return [f"{{{text}}}" if text else "" for text in inner]
 
 
 def shown(value: object) -> str:

@@ -26,8 +26,8 @@ RUN_ROWS = 1 << 15
 """Rows that are sorted in memory at a time."""
 FAN_IN = 64
 """Runs that are merged at a time."""
-CHUNK_ROWS = 1 << 9
-"""Rows of each run that are in memory while runs are merged."""
+CHUNK_ROWS = RUN_ROWS // FAN_IN
+"""Rows of a run that are read at a time; as many of each are in memory while `FAN_IN` runs are merged, else more."""
 
 
 @dataclass(slots=True)
@@ -106,8 +106,9 @@ class _Bound(NamedTuple):
 class _Cursor:
     """A place in a run: the rows of it that are in memory and not yet given away."""
 
-    def __init__(self, file: pa.NativeFile, ranks: Mapping[str, int]) -> None:
+    def __init__(self, file: pa.NativeFile, ranks: Mapping[str, int], least: int) -> None:
         self.file = file
+        self._least = least
         self._reader = pa.ipc.open_file(file)
         self._ranks = ranks
         self._following = 0
@@ -115,10 +116,10 @@ class _Cursor:
         self._group = self._key = np.zeros(0, np.uint64)
 
     def load(self) -> bool:
-        """Keeps at least `CHUNK_ROWS` rows in memory as long as the run has them; False at its end."""
+        """Keeps at least `least` rows in memory as long as the run has them; False at its end."""
         pieces = [self.rows]
         count = len(self.rows)
-        while count < CHUNK_ROWS and self.more:
+        while count < self._least and self.more:
             pieces.append(pa.Table.from_batches([self._reader.get_batch(self._following)]))
             count += len(pieces[-1])
             self._following += 1
@@ -165,7 +166,8 @@ def _merge(runs: list[Path], classes: Iterable[str]) -> Iterator[pa.Table]:
     ranks = class_ranks(classes)
     cursors: list[_Cursor] = []
     try:
-        cursors.extend(_Cursor(pa.OSFile(str(run), "rb"), ranks) for run in runs)
+        least = max(CHUNK_ROWS, RUN_ROWS // len(runs))
+        cursors.extend(_Cursor(pa.OSFile(str(run), "rb"), ranks, least) for run in runs)
         while live := [cursor for cursor in cursors if cursor.load()]:
             bound = min((cursor.last() for cursor in live if cursor.more), default=None)
             yield sorted_table(pa.concat_tables([cursor.take(bound) for cursor in live]).combine_chunks())

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import UsageError
 from vera_core.model import from_micros
 from vera_core.source.base import Bounds, LateRows, LocalContents, Unreadable, Window, day_of, moment_of
-from vera_core.source.database import all_records, connect, connected, translated
+from vera_core.source.database import all_records, connect, connected, page_columns, translated
 from vera_core.source.files import LocalFiles
 from vera_core.source.inline import InlineContents
 from vera_core.source.mapping import ContentKind, TimeType
@@ -25,7 +25,7 @@ from vera_core.source.objects import S3Contents
 from vera_core.source.rows import FILE_PLACE, S3_PLACE, Reject, RejectReason, shown
 from vera_core.source.sql_queries import Queries, check_columns, reflect
 from vera_core.source.sql_rows import RowMaker, canonical
-from vera_core.source.times import TimeTrouble, text_day
+from vera_core.source.times import text_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from vera_core.source.base import Fetched, Terms
     from vera_core.source.mapping import SourceSettings
-    from vera_core.source.rows import RawRow, Row, RowBatch
+    from vera_core.source.rows import RawBatch, Row, RowBatch
 
 PAGE_ROWS = 1 << 14
 STREAM_ROWS = 1 << 10
@@ -79,9 +79,9 @@ class SqlSource:
         self._queries = queries
         self._files = LocalFiles(settings.content.roots, terms.inline_limit)
         self._objects = S3Contents(settings.content.buckets, terms.inline_limit)
-        locate: dict[ContentKind, Callable[[object], str | Unreadable]] = {
-            ContentKind.PATH: self._files.locate,
-            ContentKind.S3: self._objects.locate,
+        locate: dict[ContentKind, Callable[[Sequence[object]], Sequence[str | Unreadable]]] = {
+            ContentKind.PATH: self._files.located,
+            ContentKind.S3: self._objects.located,
         }
         roles = tuple(queries.selected)
         kind = settings.content.kind
@@ -101,27 +101,32 @@ class SqlSource:
             return None
         return LocalContents(settings.roots, self._terms.inline_limit, _paths_of)
 
-    def rows(self, window: Window) -> Iterator[RawRow]:
-        """See `Source.rows`."""
+    def batches(self, window: Window) -> Iterator[RawBatch]:
+        """See `Source.batches`."""
+        for page in chain(self._pages(window), self._stream(self._queries.nameless(window))):
+            batch, places = self._maker.batch(page, window)
+            if places:
+                yield batch
+
+    def _pages(self, window: Window) -> Iterator[list[list[Any]]]:
+        """Every record with a uid once, in columns; a page of them, or all those that share a key, at a time."""
         query = self._queries.page(window, None, PAGE_ROWS)
         while True:
-            records = self._all(query)
-            if len(records) < PAGE_ROWS:
-                yield from self._maker.rows(records, window)
-                break
+            page = page_columns(self._engine, query)
+            count = len(page[0])
+            if count < PAGE_ROWS:
+                yield page
+                return
             # The last key may have more rows than fit: the next page begins with it again, from its first row on.
-            first, last = _key(records[0]), _key(records[-1])
-            if first == last:
-                for part in self._stream(self._queries.same_key(window, last)):
-                    yield from self._maker.rows(part, window)
+            last = _key(page, -1)
+            if _key(page, 0) == last:
+                yield from self._stream(self._queries.same_key(window, last))
                 query = self._queries.after_key(window, last, PAGE_ROWS)
                 continue
-            while _key(records[-1]) == last:
-                records.pop()
-            yield from self._maker.rows(records, window)
+            while _key(page, count - 1) == last:
+                count -= 1
+            yield [column[:count] for column in page]
             query = self._queries.page(window, last, PAGE_ROWS)
-        for part in self._stream(self._queries.nameless(window)):
-            yield from self._maker.rows(part, window)
 
     def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
         """See `Source.fetch`."""
@@ -141,9 +146,9 @@ class SqlSource:
         if self._queries.settings.created_at.type is TimeType.TEXT:
             first, last = text_day(low), text_day(high)
         else:
-            first_micros, last_micros = self._queries.times.micros([low, high])
-            assert not isinstance(first_micros, TimeTrouble)
-            assert not isinstance(last_micros, TimeTrouble)
+            found = self._queries.times.micros([low, high])
+            assert not found.troubles
+            first_micros, last_micros = found.values.tolist()
             if self._queries.times.exact():
                 return Bounds(from_micros(first_micros), from_micros(last_micros))
             first, last = day_of(first_micros), day_of(last_micros)
@@ -177,26 +182,26 @@ class SqlSource:
         days: Counter[date] = Counter()
         if done is None or done < seen:
             query = self._queries.late_times(done, seen, before)
-            for part in self._stream(query):
-                for value in self._queries.times.micros([record[0] for record in part]):
-                    if not isinstance(value, TimeTrouble) and day_of(value) < before:
-                        days[day_of(value)] += 1
+            for (values,) in self._stream(query):
+                found = self._queries.times.micros(values)
+                timed = [micros for at, micros in enumerate(found.values.tolist()) if at not in found.troubles]
+                days.update(day for day in map(day_of, timed) if day < before)
         return LateRows(dict(sorted(days.items())), _mark(seen, newest, now))
 
     def _all(self, query: sa.Select[Any]) -> list[Sequence[Any]]:
         return all_records(self._engine, query)
 
-    def _stream(self, query: sa.Select[Any]) -> Iterator[list[Sequence[Any]]]:
-        """The records of a query of any size, in parts."""
+    def _stream(self, query: sa.Select[Any]) -> Iterator[list[list[Any]]]:
+        """The records of a query of any size, in parts, in columns."""
         with connected(self._engine) as connection:
             result = connection.execution_options(yield_per=STREAM_ROWS).execute(query)
             for part in result.partitions():
-                yield list(part)
+                yield [list(column) for column in zip(*part, strict=True)]
 
 
-def _key(record: Sequence[Any]) -> tuple[Any, Any]:
-    """Raw (created_at, uid): the roles that stand first."""
-    return record[1], record[0]
+def _key(page: Sequence[Sequence[Any]], at: int) -> tuple[Any, Any]:
+    """Raw (created_at, uid) of a record: the roles that stand first."""
+    return page[1][at], page[0][at]
 
 
 def _place_kind(row: Row) -> str:

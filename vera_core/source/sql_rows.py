@@ -1,48 +1,56 @@
-"""From the records of a page to rows: column by column where all is well, one by one where something is wrong.
+"""From a page of a table to rows: column by column where all is well, one by one where something is wrong.
 
-Hot: every row of every window passes through here. Which records there are is sql.py's business.
+Hot: every row of every window passes through here. Which rows there are is sql.py's business.
 """
 
 from __future__ import annotations
 
+import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vera_core.format.layout import MAX_METADATA
+from vera_core.model import MAX_UID_BYTES
 from vera_core.source.base import Unreadable
 from vera_core.source.mapping import ContentKind
 from vera_core.source.rows import (
     FILE_PLACE,
     ROW_PLACE,
-    Metadata,
+    RawBatch,
     RawRow,
     RejectReason,
     attribute_trouble,
+    metadata_texts,
     shown,
     uid_trouble,
 )
-from vera_core.source.times import TimeTrouble, text_day
+from vera_core.source.times import text_day
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from vera_core.source.base import Terms, Window
     from vera_core.source.mapping import SourceSettings
     from vera_core.source.times import TimeReader
 
+Column = Sequence[Any]
 Trouble = tuple[RejectReason, str]
 Troubles = dict[int, Trouble]
 
 UID, TIME, TENANT, CLASS, MEDIA, PLACE, SIZE, LATE, ROW_KEY = (
     "uid", "time", "tenant", "class", "media", "place", "size", "late", "row_key",
 )  # fmt: skip
-"""Roles of a record's columns; metadata columns have the role "metadata:" and their name."""
+"""Roles of a page's columns; metadata columns have the role "metadata:" and their name."""
 METADATA = "metadata:"
-SHORT_ATTRIBUTES = 1000
-"""Characters below which attributes are within format v1's limits for sure."""
+PAIR_BYTES = 4
+"""What format v1 adds to each pair of metadata."""
+MAX_SIZE = (1 << 62) - 1
 
 
 def canonical(value: object) -> str | None:
@@ -62,84 +70,69 @@ def canonical(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RowMaker:
-    """Makes the rows of one tenant. `locate` finds out where the content of a path or URI is; None if it is inline."""
+    """Makes the rows of one tenant.
+
+    `locate` finds out where the contents of paths or URIs are, a column at a time; None if they are inline.
+    """
 
     settings: SourceSettings
     terms: Terms
     tenant: str
     times: TimeReader
     roles: tuple[str, ...]
-    locate: Callable[[object], str | Unreadable] | None
+    locate: Callable[[Column], Sequence[str | Unreadable]] | None
 
-    def rows(self, records: Sequence[Sequence[Any]], window: Window) -> list[RawRow]:
-        """The rows among `records` that belong to the window."""
-        rows, inside = self._made(records, window)
-        return rows if inside is None else list(compress(rows, inside))
-
-    def numbered(self, records: Sequence[Sequence[Any]], window: Window) -> list[tuple[int, RawRow]]:
-        """As `rows`, each with the number of its record."""
-        rows, inside = self._made(records, window)
-        return [(at, row) for at, row in enumerate(rows) if inside is None or inside[at]]
-
-    def _made(self, records: Sequence[Sequence[Any]], window: Window) -> tuple[list[RawRow], list[bool] | None]:
-        """A row for each record, and which of them are in the window (None: all)."""
-        if not records:
-            return [], None
-        columns: dict[str, Sequence[Any]] = dict(zip(self.roles, zip(*records, strict=True), strict=True))
-        count = len(records)
+    def batch(self, page: Sequence[Column], window: Window) -> tuple[RawBatch, Sequence[int]]:
+        """The rows of the window in a page, which is a column for each role; and the place of each in the page."""
+        columns = dict(zip(self.roles, page, strict=True))
         troubles: Troubles = {}
-        times, inside = self._times(columns[TIME], window, troubles)
+        times, places = self._times(columns[TIME], window, troubles)
+        if len(places) < len(columns[TIME]):
+            columns = {role: [column[at] for at in places] for role, column in columns.items()}
+        count = len(places)
         uids = self._uids(columns[UID], troubles)
         self._tenants(columns.get(TENANT), troubles)
         classes = self._classes(columns.get(CLASS), count, troubles)
         media = self._media(columns.get(MEDIA), count, troubles)
         metadata = self._metadata(columns, media, troubles)
         sizes = self._sizes(columns.get(SIZE), count, troubles)
-        places = self._places(columns, count, troubles)
-        lates: Iterable[str] = (
-            [canonical(value) or "" for value in columns[LATE]] if LATE in columns else repeat("", count)
-        )
-        made = zip(uids, times, classes, places, sizes, media, metadata, lates, repeat(""), repeat(""))
-        rows = [tuple.__new__(RawRow, values) for values in made]
-        for at, (reason, detail) in troubles.items():
-            row = rows[at]
-            rows[at] = RawRow(
-                shown(columns[UID][at]), row.created_at, "", shown(row.place) if row.place else "",
-                late=shown(row.late), reject=reason.value, detail=shown(detail),
-            )  # fmt: skip
-        return rows, inside
+        contents = self._places(columns, count, troubles)
+        lates = [text or "" for text in _canonical(columns[LATE])] if LATE in columns else [""] * count
+        none = [""] * count
+        made = RawBatch(uids, times, classes, contents, sizes, media, metadata, lates, none, none)
+        return _rejected(made, columns[UID], troubles) if troubles else made, places
 
-    def _times(
-        self, values: Sequence[Any], window: Window, troubles: Troubles
-    ) -> tuple[Sequence[int], list[bool] | None]:
-        """Microseconds, and which rows are in the window (None: all)."""
-        micros = self.times.micros(values)
+    def _times(self, values: Column, window: Window, troubles: Troubles) -> tuple[list[int], Sequence[int]]:
+        """Microseconds of the rows that belong to the window, and their places in the page."""
+        micros, wrong = self.times.micros(values)
         first, end = window.first_micros, window.end_micros
         if self.times.exact():
             # What the query already made sure of; a value that is no time sorts among numbers on no database.
-            return micros, None  # type: ignore[return-value]
-        inside = []
-        for at, value in enumerate(micros):
-            if isinstance(value, TimeTrouble):
-                inside.append(text_day(values[at]) == window.day)
-                micros[at] = first
-                troubles.setdefault(at, (RejectReason.BAD_TIME, value.detail))
-            else:
-                inside.append(first <= value < end)
-        return micros, inside  # type: ignore[return-value] # no trouble is left
+            return micros.tolist(), range(len(values))
+        inside = (first <= micros) & (micros < end)
+        for at in wrong:
+            micros[at], inside[at] = first, text_day(values[at]) == window.day
+        if inside.all():
+            places: Sequence[int] = range(len(values))
+        else:
+            places, micros = np.flatnonzero(inside).tolist(), micros[inside]
+        if wrong:
+            found = ((number, wrong[at]) for number, at in enumerate(places) if at in wrong)
+            troubles.update({number: (RejectReason.BAD_TIME, trouble.detail) for number, trouble in found})
+        return micros.tolist(), places
 
-    def _uids(self, values: Sequence[Any], troubles: Troubles) -> Sequence[str]:
+    def _uids(self, values: Column, troubles: Troubles) -> Sequence[str]:
         if set(map(type, values)) != {str}:
             values = [value if isinstance(value, str) else _uid(value) for value in values]
+        elif all(values) and _most_bytes(values) <= MAX_UID_BYTES and "".join(values).isprintable():
+            return values
         for at, uid in enumerate(values):
-            if uid.__class__ is str and uid.isascii() and uid.isprintable() and 0 < len(uid) <= 512:
-                continue
             what = uid_trouble(uid)
             if what:
                 troubles.setdefault(at, (RejectReason.BAD_UID, what))
         return values
 
-    def _tenants(self, values: Sequence[Any] | None, troubles: Troubles) -> None:
+    def _tenants(self, values: Column | None, troubles: Troubles) -> None:
         if values is None:
             return
         known = self.settings.tenant.map
@@ -150,10 +143,10 @@ class RowMaker:
                     detail = f"{shown(value)} is none of the tenants that the settings declare"
                     troubles.setdefault(at, (RejectReason.UNKNOWN_TENANT, detail))
 
-    def _classes(self, values: Sequence[Any] | None, count: int, troubles: Troubles) -> Iterable[str]:
+    def _classes(self, values: Column | None, count: int, troubles: Troubles) -> Sequence[str]:
         given = self.settings.retention_class
         if values is None:
-            return repeat(given.value or self.terms.default_class, count)
+            return [given.value or self.terms.default_class] * count
         names = {value: given.map.get(_word(value), "" if given.map else _word(value)) for value in set(values)}
         wrong = {value for value, name in names.items() if name not in self.terms.classes}
         if wrong:
@@ -163,55 +156,39 @@ class RowMaker:
                     troubles.setdefault(at, (RejectReason.UNKNOWN_CLASS, detail))
         return [names[value] for value in values]
 
-    def _media(self, values: Sequence[Any] | None, count: int, troubles: Troubles) -> Sequence[str]:
+    def _media(self, values: Column | None, count: int, troubles: Troubles) -> Sequence[str]:
         if values is None:
             return [self.settings.media_type.value] * count
-        return self._plain(values, "media type", troubles)
+        return [text or "" for text in self._plain(values, "media type", troubles)]
 
-    def _metadata(
-        self, columns: Mapping[str, Sequence[Any]], media: Sequence[str], troubles: Troubles
-    ) -> Sequence[Metadata]:
-        """Metadata of each row, checked together with its media type."""
+    def _metadata(self, columns: Mapping[str, Column], media: Sequence[str], troubles: Troubles) -> Sequence[str]:
+        """Metadata of each row, checked together with its media type; nulls are left out."""
         wrong = {kind: what for kind in set(media) if (what := attribute_trouble(kind, ()))}
-        named = [(name, columns[METADATA + name]) for name in self.settings.metadata]
-        if not named and not wrong:
-            return [()] * len(media)
-        names = [name for name, _ in named]
-        texts = [self._plain(values, name, troubles) for name, values in named]
-        if all(plain is values for plain, (_, values) in zip(texts, named, strict=True)):
-            metadata = _paired(names, list(zip(*texts, strict=True))) if named else [()] * len(media)
-            short = sum(max(map(len, plain)) for plain in texts) < SHORT_ATTRIBUTES
-            # Far below the limits, even in UTF-8; only characters that are none could be wrong.
-            if not wrong and short and all("".join(plain).isascii() for plain in texts):
-                return metadata
-        else:
-            nulls = zip(*(values for _, values in named), strict=True)
-            metadata = [
-                tuple((name, text) for name, text, value in zip(names, row, found, strict=True) if value is not None)
-                for row, found in zip(zip(*texts, strict=True), nulls, strict=True)
-            ]
-        for at, row in enumerate(metadata):
-            what = wrong.get(media[at]) or attribute_trouble(media[at], row)
-            if what:
-                troubles.setdefault(at, (RejectReason.BAD_METADATA, what))
-        return metadata
+        names = list(self.settings.metadata)
+        texts = [self._plain(columns[METADATA + name], name, troubles) for name in names]
+        most = sum(map(_most_bytes, texts)) + len(names) * (_most_bytes(names) + PAIR_BYTES)
+        if wrong or most > MAX_METADATA or "" in names:
+            for at, row in enumerate(zip(media, *texts, strict=True)):
+                pairs = tuple((name, text) for name, text in zip(names, row[1:], strict=True) if text is not None)
+                what = wrong.get(media[at]) or attribute_trouble(media[at], pairs)
+                if what:
+                    troubles.setdefault(at, (RejectReason.BAD_METADATA, what))
+        return metadata_texts(names, texts) if names else [""] * len(media)
 
-    def _plain(self, values: Sequence[Any], name: str, troubles: Troubles) -> Sequence[str]:
-        """Texts; a null is ""."""
-        if set(map(type, values)) == {str}:
-            return values
-        texts = []
-        for at, value in enumerate(values):
-            text = "" if value is None else canonical(value)
-            if text is None:
-                troubles.setdefault(at, (RejectReason.BAD_METADATA, f"{name} is a {type(value).__name__}, not a text"))
-            texts.append(text or "")
+    def _plain(self, values: Column, name: str, troubles: Troubles) -> Sequence[str | None]:
+        """Texts; a null stays one."""
+        texts = _canonical(values)
+        if None in texts:
+            for at, (text, value) in enumerate(zip(texts, values, strict=True)):
+                if text is None and value is not None:
+                    detail = f"{name} is a {type(value).__name__}, not a text"
+                    troubles.setdefault(at, (RejectReason.BAD_METADATA, detail))
         return texts
 
-    def _sizes(self, values: Sequence[Any] | None, count: int, troubles: Troubles) -> Iterable[int | None]:
+    def _sizes(self, values: Column | None, count: int, troubles: Troubles) -> Sequence[int | None]:
         if values is None:
-            return repeat(None, count)
-        if set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 1 << 62:
+            return [None] * count
+        if set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= MAX_SIZE:
             return values
         inline = self.settings.content.kind is ContentKind.INLINE
         sizes: list[int | None] = []
@@ -223,32 +200,57 @@ class RowMaker:
                 what = "the content is null" if value is None else f"the size {shown(value)} is no whole number"
                 reason = RejectReason.MISSING_CONTENT if value is None else RejectReason.WRONG_SIZE
                 troubles.setdefault(at, (reason, what))
-            if size is not None and not 0 <= size < 1 << 62:
+            if size is not None and not 0 <= size <= MAX_SIZE:
                 troubles.setdefault(at, (RejectReason.WRONG_SIZE, f"the size {size} is impossible"))
                 size = None
             sizes.append(size)
         return sizes
 
-    def _places(self, columns: Mapping[str, Sequence[Any]], count: int, troubles: Troubles) -> Iterable[str]:
+    def _places(self, columns: Mapping[str, Column], count: int, troubles: Troubles) -> Sequence[str]:
         if self.locate is None:
             keys = columns.get(ROW_KEY)
-            return repeat("", count) if keys is None else [f"{ROW_PLACE}{canonical(value)}" for value in keys]
+            return [""] * count if keys is None else [f"{ROW_PLACE}{text}" for text in _canonical(keys)]
         prefix = FILE_PLACE if self.settings.content.kind is ContentKind.PATH else ""
-        places = []
-        for at, value in enumerate(columns[PLACE]):
-            place = self.locate(value)
+        found = self.locate(columns[PLACE])
+        for at, place in enumerate(found):
             if isinstance(place, Unreadable):
                 troubles.setdefault(at, (RejectReason(place.reason), place.detail))
-                places.append("")
-            else:
-                places.append(prefix + place)
-        return places
+        return [prefix + place if isinstance(place, str) else "" for place in found]
 
 
-def _paired(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[Metadata]:
-    """Names and texts in pairs; rows with the same texts share them, which spares memory and its collection."""
-    known = {row: tuple(zip(names, row, strict=True)) for row in set(rows)}
-    return [known[row] for row in rows]
+def _rejected(batch: RawBatch, uids: Column, troubles: Troubles) -> RawBatch:
+    """The batch with the rows in `troubles` rejected; `uids`: as the database gave them."""
+    columns: list[Any] = [list(column) for column in batch]
+    for at, (reason, detail) in troubles.items():
+        place, late = batch.place[at], batch.late[at]
+        row = RawRow(
+            shown(uids[at]), batch.created_at[at], "", shown(place) if place else "", late=shown(late),
+            reject=reason.value, detail=shown(detail),
+        )  # fmt: skip
+        for column, value in zip(columns, row, strict=True):
+            column[at] = value
+    return RawBatch(*columns)
+
+
+def _most_bytes(texts: Sequence[str | None]) -> int:
+    """Not less than the bytes of the longest text in UTF-8; more than any limit if one of them is no valid text."""
+    whole = "".join(filter(None, texts))
+    longest = max(map(len, filter(None, texts)), default=0)
+    if whole.isascii():
+        return longest
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        return sys.maxsize
+    return 4 * longest
+
+
+def _canonical(values: Column) -> Sequence[str | None]:
+    """As `canonical`, of a column."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return values
+    return list(map(str, values)) if kinds <= {int, Decimal, uuid.UUID} else list(map(canonical, values))
 
 
 def _uid(value: object) -> object:

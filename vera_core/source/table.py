@@ -7,10 +7,7 @@ business of sorting.py and manifest.py.
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import date
-from functools import lru_cache
-from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vera_core.routing import Routing
-    from vera_core.source.rows import Metadata, RawRow
+    from vera_core.source.rows import RawBatch
 
 SCHEMA = pa.schema(
     [
@@ -66,19 +63,16 @@ EPOCH_ORDINAL = 719_163
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def to_table(rows: Sequence[RawRow], routing: Routing) -> pa.Table:
-    """Puts rows into columns with their slots; a uid whose own time disagrees with its row's makes a reject."""
-    columns = list(zip(*rows, strict=True))
-    own: list[int | None] = []
+def to_table(batch: RawBatch, routing: Routing) -> pa.Table:
+    """Adds slots to rows; a uid whose own time disagrees with its row's makes a reject."""
+    micros = np.array(batch.created_at, np.int64)
+    routed = micros
     if routing.schemes:
-        own = list(map(routing.uid_micros, columns[0]))
-        rows = [_agreeing(row, micros) for row, micros in zip(rows, own, strict=True)]
-        columns = list(zip(*rows, strict=True))
-    uids, times, classes, places, sizes, media_types, metadata, lates, rejects, details = columns
-    micros = np.array(times, np.int64)
-    rejected = np.array(list(map(bool, rejects)), bool) if any(rejects) else None
-    keys = _keys(uids)
-    routed = micros if not own else np.array([t if o is None else o for t, o in zip(times, own, strict=True)], np.int64)
+        own = zip(map(routing.uid_micros, batch.uid), batch.created_at, strict=True)
+        routed = np.array([given if said is None else said for said, given in own], np.int64)
+        batch = _agreeing(batch, routed)
+    rejected = np.array(list(map(bool, batch.reject)), bool) if any(batch.reject) else None
+    keys = _keys(batch.uid)
     days = np.floor_divide(routed, DAY_MICROS)
     bits = _bits(days, routing)
     # A shift by all 64 bits is not defined, so one bit is always shifted separately.
@@ -87,31 +81,19 @@ def to_table(rows: Sequence[RawRow], routing: Routing) -> pa.Table:
         pa.array(days.astype(np.int32), mask=rejected).cast(pa.date32()),
         pa.array(index.astype(np.uint32), mask=rejected),
         pa.array(bits, mask=rejected),
-        _texts(classes),
+        _texts(batch.retention_class),
         pa.array(keys, mask=rejected),
-        pa.array(uids, pa.string()),
+        pa.array(batch.uid, pa.string()),
         pa.array(micros).cast(SCHEMA.field("created_at").type),
-        _texts(lates),
-        _texts(places),
-        pa.array(sizes, pa.int64()),
-        _texts(media_types),
-        _texts([metadata_text(pairs) if pairs else "" for pairs in metadata] if any(metadata) else [""] * len(uids)),
-        _texts(rejects),
-        _texts(details),
+        _texts(batch.late),
+        _texts(batch.place),
+        pa.array(batch.size, pa.int64()),
+        _texts(batch.media_type),
+        _texts(batch.metadata),
+        _texts(batch.reject),
+        _texts(batch.detail),
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
-def metadata_text(metadata: Metadata) -> str:
-    """Metadata as a compact JSON object in their own order; "" for none."""
-    pairs = [f"{encode_basestring(name)}:{encode_basestring(value)}" for name, value in metadata]
-    return "{" + ",".join(pairs) + "}" if pairs else ""
-
-
-@lru_cache(maxsize=4096)
-def parse_metadata(text: str) -> Metadata:
-    """Undoes `metadata_text`."""
-    return tuple(json.loads(text).items()) if text else ()
 
 
 def sorted_table(table: pa.Table) -> pa.Table:
@@ -232,12 +214,14 @@ def _keys(uids: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def _agreeing(row: RawRow, own: int | None) -> RawRow:
-    """The row, rejected if the uid's own time is over one day away from it."""
-    if row.reject or own is None or abs(own - row.created_at) <= DAY_MICROS:
-        return row
-    detail = f"the uid says {format_time(from_micros(own))}, the row {format_time(from_micros(row.created_at))}"
-    return row._replace(reject=RejectReason.TIME_DISAGREES.value, detail=detail)
+def _agreeing(batch: RawBatch, routed: NDArray[np.int64]) -> RawBatch:
+    """The batch, with those rows rejected whose uid's own time (in `routed`) is over one day away from theirs."""
+    rejects, details = list(batch.reject), list(batch.detail)
+    for at in np.flatnonzero(np.abs(routed - np.array(batch.created_at, np.int64)) > DAY_MICROS).tolist():
+        if not rejects[at]:
+            said, given = (format_time(from_micros(int(micros))) for micros in (routed[at], batch.created_at[at]))
+            rejects[at], details[at] = RejectReason.TIME_DISAGREES.value, f"the uid says {said}, the row {given}"
+    return batch._replace(reject=rejects, detail=details)
 
 
 def _bits(days: NDArray[np.int64], routing: Routing) -> NDArray[np.uint8]:
