@@ -27,10 +27,10 @@ from vera_core.encoding import (
     kind_of,
     looks_random,
     toolchain,
-    train_dictionaries,
 )
 from vera_core.errors import UsageError
 from vera_core.model import Codec, Policy
+from vera_core.training import train_dictionaries
 
 TEXT = b'{"invoice": 4711, "customer": "ACME", "lines": [1, 2, 3]}' * 20
 NOISE = random.Random(7).randbytes(64 << 10)

@@ -3,7 +3,7 @@
 A dictionary that libzstd trains is made of pieces of the files it saw: names and account numbers stand in it verbatim.
 That is harmless where it lies beside the very same files, but not in an encrypted shard, where it would outlive an
 erasure: `train_common` takes only what many files have in common. Pure; whether a dictionary pays is decided by
-encoding.py.
+training.py.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""How one file's content becomes stored bytes: the codec chosen by the bytes, dictionaries where they pay. Pure.
+"""How one file's content becomes stored bytes: the codec chosen by the bytes, with dictionaries that are given. Pure.
 
 The codec is chosen by looking at the bytes, never at the name. Contents are encoded in batches, which come out as
 columns (`EncodedBatch`): libzstd gives up the interpreter lock once for each, and nothing is made for each file that
-the shard's columns don't need. Undone by codec.py; docs/format-v1.md, "Codecs".
+the shard's columns don't need. Undone by codec.py; docs/format-v1.md, "Codecs". Which dictionaries pay: training.py.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -18,8 +17,7 @@ import lz4.block
 import numpy as np
 import zstandard
 
-from vera_core.codec import MAX_DICTIONARIES, MAX_INLINE, crc32, digest
-from vera_core.dictionary import TRAINING_FILES, train
+from vera_core.codec import MAX_INLINE, crc32, digest
 from vera_core.errors import UsageError
 from vera_core.model import Codec, Policy
 
@@ -42,14 +40,8 @@ FACTS = np.dtype(
 
 _SAMPLE_FROM = 8 << 10
 _SAMPLE = 2048
-_DICTIONARY_UP_TO = 64 << 10
+DICTIONARY_UP_TO = 64 << 10
 """Bytes of contents above which a dictionary gains next to nothing."""
-_MIN_FILES = 64
-"""Files of a kind below which no dictionary is tried."""
-_MIN_GAIN = 0.03
-"""Part of the stored bytes that a dictionary must save to be worth its cold read."""
-_LEVEL_GAIN = 0.01
-"""Part of the stored bytes that a slower level must save."""
 
 
 class Encoded(NamedTuple):
@@ -228,7 +220,7 @@ class Encoder:
 
     def _method(self, content: bytes, media_type: str) -> _Method:
         method = choose(content, self.policy)
-        if self._loaded and method.codec in _COMPRESSING and len(content) <= _DICTIONARY_UP_TO:
+        if self._loaded and method.codec in COMPRESSING and len(content) <= DICTIONARY_UP_TO:
             number = self.trained.number(kind_of(content, media_type))
             if number:
                 return _Method(Codec.ZSTD, self._levels[number - 1], number)
@@ -259,7 +251,8 @@ def facts_of(contents: Sequence[bytes]) -> EncodedBatch:
     return EncodedBatch(facts, b"")
 
 
-_COMPRESSING = frozenset({Codec.ZSTD, Codec.LZ4})
+COMPRESSING = frozenset({Codec.ZSTD, Codec.LZ4})
+"""What `choose` answers for contents that are worth compressing."""
 _ENCODERS = {policy: Encoder(policy) for policy in Policy}
 
 
@@ -270,59 +263,6 @@ def encode(content: bytes, policy: Policy = Policy.BALANCED) -> Encoded:
         UsageError: the content is larger.
     """
     return next(iter(_ENCODERS[policy].encode((content,))))
-
-
-def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *, policy: Policy, files: int) -> Trained:
-    """Dictionaries for a shard of `files` files, of which `contents` are a fair sample; none where they don't pay.
-
-    One for each kind that has files enough in the sample, one for all others. A dictionary pays if it saves more, on
-    files that it was not trained on, than its two copies in the shard take. Same sample, same dictionaries.
-
-    Takes at most 0.5 s a kind: one is trained on `TRAINING_FILES` files and 1 MiB at most, and tried on as many files.
-    """
-    samples: dict[str, list[bytes]] = {}
-    for content, media_type in zip(contents, media_types, strict=True):
-        if len(content) <= _DICTIONARY_UP_TO and choose(content, policy).codec in _COMPRESSING:
-            samples.setdefault(kind_of(content, media_type), []).append(content)
-    rare = [kind for kind, own in samples.items() if len(own) < _MIN_FILES]
-    others = [content for kind in rare for content in samples.pop(kind)]
-    if len(others) >= _MIN_FILES:
-        samples[""] = others
-    chosen: list[tuple[bytes, int]] = []
-    kinds: dict[str, int] = {}
-    for kind, count in Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES):
-        paying = _paying(samples[kind], policy, files * count // len(contents))
-        if paying is not None:
-            chosen.append(paying)
-            kinds[kind] = len(chosen)
-        elif kind:
-            kinds[kind] = 0
-    return Trained(tuple([dictionary for dictionary, _ in chosen]), kinds, tuple([level for _, level in chosen]))
-
-
-def _paying(samples: list[bytes], policy: Policy, files: int) -> tuple[bytes, int] | None:
-    """A dictionary trained on three quarters of `samples`, if it pays for `files` files on the evidence of the rest.
-
-    With it the level that is best there.
-    """
-    usual, *slower = DICTIONARY_LEVELS[policy]
-    cut = min(TRAINING_FILES, len(samples) * 3 // 4)
-    dictionary = train(samples[:cut], usual)
-    if dictionary is None:
-        return None
-    test = samples[cut : cut + TRAINING_FILES]
-
-    def stored(trained: Trained) -> int:
-        return int(Encoder(policy, trained).encode(test).facts["stored_size"].sum())
-
-    without, level = stored(Trained()), usual
-    having = stored(Trained((dictionary,), {"": 1}, (usual,)))
-    for other in slower:
-        size = stored(Trained((dictionary,), {"": 1}, (other,)))
-        if size < having * (1 - _LEVEL_GAIN):
-            having, level = size, other
-    pays = (without - having) * files / len(test) > 2 * len(dictionary) and having < without * (1 - _MIN_GAIN)
-    return (dictionary, level) if pays else None
 
 
 def kind_of(content: bytes, media_type: str) -> str:

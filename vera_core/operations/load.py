@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained, train_dictionaries
+from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained
+from vera_core.training import train_dictionaries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
