@@ -16,7 +16,7 @@ from tests.source.conftest import DAY, NOON, TERMS, Business, contents, mark, ro
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import to_micros
 from vera_core.source import sql
-from vera_core.source.base import Bounds, Window
+from vera_core.source.base import Bounds, Window, day_of
 from vera_core.source.mapping import (
     ContentColumn,
     ContentKind,
@@ -27,6 +27,7 @@ from vera_core.source.mapping import (
 )
 from vera_core.source.rows import RawRow, Reject
 from vera_core.source.sql import open_sources
+from vera_core.source.times import text_micros
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,43 @@ def test_no_page_boundary_loses_or_doubles_a_row(
         found = Counter((row.uid, row.created_at, row.reject) for row in rows_of(source))
     noon = to_micros(NOON)
     assert found == Counter((uid or "None", noon + at, "" if uid else "bad-uid") for uid, at in rows)
+
+
+@pytest.mark.parametrize("zone", ["", "UTC", "Europe/Berlin", "America/New_York"])
+def test_texts_find_their_day_whatever_their_offset(business: Business, zone: str) -> None:
+    walls = [datetime(2026, 3, day, hour, 30) for day in (1, 2, 3) for hour in range(24)]  # noqa: DTZ001 - on purpose
+    ends = ["Z", "+00:00", "-00:00", "+05:30", "-11:00", "+23:59", "-2359", "+14"] + ([""] if zone else [])
+    texts = [wall.isoformat(separator) + end for wall in walls for separator in "T " for end in ends]
+    business.add(*({"uid": text, "branch": text, "body": b""} for text in texts))
+    source = business.source(created_at=TimeColumn(column="branch", type=TimeType.TEXT, zone=zone))
+    days = [date(2026, 2, 27) + timedelta(days=n) for n in range(7)]
+    found = {row.uid: day for day in days for row in rows_of(source, Window("documents", "default", day))}
+    expected = {text: text_micros(text, zone) for text in texts}
+    assert found == {text: day_of(micros) for text, micros in expected.items() if isinstance(micros, int)}
+    assert len(found) == len(texts)
+
+
+def test_a_later_page_takes_no_longer_than_the_first(
+    sqlite_business: Business, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite_business.run("CREATE INDEX by_time ON documents (created_at, uid)")
+    sqlite_business.add(*({"uid": str(n), "created_at": NOON + MICROSECOND * n, "body": b""} for n in range(4000)))
+    source = sqlite_business.source()
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    sa.event.listen(source._engine, "connect", lambda connection, _: connection.set_progress_handler(step, 10))
+    source._engine.dispose()
+    taken = []
+    for page in (5000, 100):
+        monkeypatch.setattr(sql, "PAGE_ROWS", page)
+        steps = 0
+        assert len(rows_of(source)) == 4000
+        taken.append(steps)
+    assert taken[1] < 1.5 * taken[0]
 
 
 def test_more_rows_of_one_uid_and_time_than_a_page_holds(business: Business, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,6 +631,21 @@ class TestSqlite:
             )
         found = sqlite_business.archived(sqlite_business.source(table="loose"))
         assert found == {"\\udcffa": ["bad-uid"], "b'ab'": ["bad-uid"], "ok": [b"\xff\xfe\x00"], "7": [b"8"]}
+
+    def test_text_that_is_not_utf8_at_the_end_of_a_page(
+        self, sqlite_business: Business, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sql, "PAGE_ROWS", 2)
+        sqlite_business.run("CREATE TABLE loose (uid, created_at, body)")
+        noon = "'2026-03-01T12:00:00Z'"
+        texts = [f"CAST(x'{text}' AS TEXT)" for text in ("01ff", "61ff", "ff", "ffff")]
+        for uid in (*texts, "7", "8", "'a'", "'b'", "x'ff'"):
+            sqlite_business.run(f"INSERT INTO loose VALUES ({uid}, {noon}, ''), ({uid}, {noon}, '')")
+            sqlite_business.run(f"INSERT INTO loose VALUES ({uid}, CAST(x'323032362d30332d3031ff' AS TEXT), '')")
+        found = rows_of(sqlite_business.source(table="loose"))
+        assert len(found) == 27
+        assert set(Counter(row.uid for row in found).values()) == {3}
+        assert Counter(row.reject for row in found) == {"": 8, "bad-uid": 10, "bad-time": 9}
 
     def test_numbers_as_uids_in_a_view(self, sqlite_business: Business) -> None:
         sqlite_business.run("CREATE TABLE loose (n, created_at, body)")

@@ -84,6 +84,17 @@ def test_a_text_is_in_the_query_of_its_day_and_reads_exactly(moment: datetime, o
     assert low <= text < high  # type: ignore[operator] # both are texts
 
 
+@given(wall=st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)), zone=st.sampled_from(ZONES))  # noqa: DTZ001 - as above
+@example(datetime(2026, 3, 1, 0, 30), "Europe/Berlin")  # noqa: DTZ001 - the UTC day before
+@example(datetime(2026, 3, 1, 20, 30), "America/New_York")  # noqa: DTZ001 - the UTC day after
+def test_a_text_without_an_offset_is_in_the_narrow_query_of_its_day(wall: datetime, zone: str) -> None:
+    for text in (wall.isoformat(" "), wall.isoformat() + "Z", wall.isoformat() + "+00:00"):
+        micros = text_micros(text, zone)
+        assert isinstance(micros, int)
+        low, high = reader(TimeType.TEXT, zone).plain_bounds(Window("s", "t", day_of(micros)))
+        assert low <= text < high
+
+
 @given(text=st.text(alphabet="0123456789-: TZ+W.", max_size=12).filter(lambda text: "0001-01-01" <= text < ":"))
 def test_a_text_that_is_no_time_sorts_into_one_day(text: str) -> None:
     day = text_day(text)
@@ -91,6 +102,9 @@ def test_a_text_that_is_no_time_sorts_into_one_day(text: str) -> None:
     assert day == date.max or text < (day + timedelta(days=1)).isoformat()
     low, high = reader(TimeType.TEXT).bounds(Window("s", "t", day))
     assert low <= text < high  # type: ignore[operator] # both are texts
+    for zone in ZONES:
+        low, high = reader(TimeType.TEXT, zone).plain_bounds(Window("s", "t", day))
+        assert low <= text < high
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from operator import ge, gt
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -32,6 +33,10 @@ BINARY_ORDER = {"postgresql": "C", "sqlite": "BINARY"}
 STAMPS = {TimeType.TIMESTAMP, TimeType.TIMESTAMPTZ}
 ANY = "any"
 """Stands for a name where only the day of a window matters."""
+SHIFTED = ("_" * 10 + "%+%", "_" * 10 + "%-%")
+"""Texts with an offset behind the date, which may be in a window of another day than their own..."""
+UNSHIFTED = "%+00:00"
+"""... if it is not this one."""
 NUMBER_TYPES = (sa.Integer, sa.Numeric)
 
 
@@ -80,14 +85,9 @@ class Queries:
             chosen[ROW_KEY] = self.column(self.key)
         return chosen
 
-    def page(self, window: Window, after: Sequence[Any] | None, limit: int) -> sa.Select[Any]:
-        """Rows of a window with a uid, in order of (created_at, uid), from the raw key `after` on (inclusive)."""
-        keys = (self.time, self.column(self.settings.uid))
-        query = sa.select(*self.selected.values()).where(self._inside(window), keys[1].is_not(None), self.mine())
-        if after is not None:
-            since, uid = self.times.parameter(after[0]), after[1]
-            query = query.where(keys[0] >= self._bind(since), sa.tuple_(*keys) >= sa.tuple_(self._bind(since), uid))
-        return query.order_by(*keys).limit(limit)
+    def page(self, window: Window, start: Sequence[Any] | None, limit: int) -> sa.Select[Any]:
+        """Rows of a window with a uid, in order of (created_at, uid), from the raw key `start` on (inclusive)."""
+        return self._page(window, start, limit, ge)
 
     def same_key(self, window: Window, key: Sequence[Any]) -> sa.Select[Any]:
         """The rows of one raw (created_at, uid), however many."""
@@ -95,10 +95,7 @@ class Queries:
 
     def after_key(self, window: Window, key: Sequence[Any], limit: int) -> sa.Select[Any]:
         """As `page`, from behind the raw key on."""
-        keys = (self.time, self.column(self.settings.uid))
-        since = self._bind(self.times.parameter(key[0]))
-        query = self.page(window, None, limit)
-        return query.where(keys[0] >= since, sa.tuple_(*keys) > sa.tuple_(since, key[1]))
+        return self._page(window, key, limit, gt)
 
     def named(self, window: Window, uids: Sequence[str]) -> sa.Select[Any]:
         """The rows of a window with one of some uids."""
@@ -109,7 +106,7 @@ class Queries:
     def has_key(self, key: Sequence[Any]) -> ColumnElement[bool]:
         """Whether a row's raw (created_at, uid) is `key`."""
         since = self._bind(self.times.parameter(key[0]))
-        return sa.and_(self.time == since, self.column(self.settings.uid) == key[1])
+        return sa.and_(self.time == since, self.column(self.settings.uid) == _bound(key[1]))
 
     def among(self, name: str, texts: Sequence[str]) -> ColumnElement[bool]:
         """Whether a column has one of some values, given as text."""
@@ -206,9 +203,26 @@ class Queries:
             return sa.case((blob, sa.func.length(column)), else_=sa.func.length(self.content_bytes()))
         return sa.func.octet_length(self.content_bytes())
 
-    def _inside(self, window: Window) -> ColumnElement[bool]:
+    def _page(
+        self, window: Window, key: Sequence[Any] | None, limit: int, beyond: Callable[[Any, Any], ColumnElement[bool]]
+    ) -> sa.Select[Any]:
+        keys = (self.time, self.column(self.settings.uid))
+        since = None if key is None else self.times.parameter(key[0])
+        query = sa.select(*self.selected.values()).where(self._inside(window, since), keys[1].is_not(None), self.mine())
+        if key is not None:
+            query = query.where(beyond(sa.tuple_(*keys), sa.tuple_(self._bind(since), _bound(key[1]))))
+        return query.order_by(*keys).limit(limit)
+
+    def _inside(self, window: Window, since: object = None) -> ColumnElement[bool]:
+        """Rows of a window, and some of its neighbours; with the raw time `since`, none before that."""
         low, high = self.times.bounds(window)
-        return sa.and_(self.time >= self._bind(low), self.time < self._bind(high))
+        # One lower bound, as SQLite looks up one only: with two, each page could read all those before it again.
+        inside = sa.and_(self.time >= self._bind(low if since is None else since), self.time < self._bind(high))
+        if self.settings.created_at.type is not TimeType.TEXT:
+            return inside
+        low, high = self.times.plain_bounds(window)
+        shifted = sa.and_(sa.or_(*(self.time.like(form) for form in SHIFTED)), self.time.not_like(UNSHIFTED))
+        return sa.and_(inside, sa.or_(sa.and_(self.time >= low, self.time < high), shifted))
 
     def _timed(self) -> ColumnElement[bool]:
         """Rows whose created_at is a time in year 1 to 9999."""
@@ -239,7 +253,18 @@ class Queries:
         kind = self.settings.created_at.type
         if kind in STAMPS:
             return sa.literal(value, sa.TIMESTAMP(timezone=kind is TimeType.TIMESTAMPTZ))
+        return _bound(value)
+
+
+def _bound(value: Any) -> Any:
+    """A raw value as a statement takes it: text that is no UTF-8, which SQLite may hold, as its bytes."""
+    if not isinstance(value, str) or value.isascii():
         return value
+    data = value.encode("utf-8", "surrogateescape")
+    if value == data.decode("utf-8", "replace"):
+        return value
+    # Joined with nothing, as a cast by itself would have numbers compared as texts.
+    return sa.cast(sa.literal(data, sa.LargeBinary), sa.Text).concat("")
 
 
 def any_window(day: date) -> Window:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vera_core.model import MICROSECOND, from_micros
+from vera_core.routing import DAY_MICROS
 from vera_core.source.base import EPOCH_DAY
 from vera_core.source.mapping import TimeType
 
@@ -131,16 +132,19 @@ class TimeReader:
         kind = self.column.type
         if kind is TimeType.TEXT:
             # An offset is less than a day, so the text's own date is at most one away.
-            low = max(window.day.toordinal() - 1, date.min.toordinal())
-            high = window.day.toordinal() + 2
-            end = END_TEXT if high > date.max.toordinal() else date.fromordinal(high).isoformat()
-            return date.fromordinal(low).isoformat(), end
+            return _texts_of(window.day.toordinal() - 1, window.day.toordinal() + 1)
         if kind in FACTORS:
             return window.first_micros // FACTORS[kind], window.end_micros // FACTORS[kind]
         low_offset, high_offset = offset_range(window, self.column.zone) if self.column.zone else (0, 0)
         low_micros = max(window.first_micros + low_offset, MIN_MICROS)
         high_micros = min(window.end_micros + high_offset, MAX_MICROS)
         return self.moment(low_micros), self.moment(high_micros)
+
+    def plain_bounds(self, window: Window) -> tuple[str, str]:
+        """As `bounds`, for texts that name no offset or that of UTC, and for those that are no time."""
+        low, high = offset_range(window, self.column.zone) if self.column.zone else (0, 0)
+        first, last = (window.first_micros + low) // DAY_MICROS, (window.end_micros - 1 + high) // DAY_MICROS
+        return _texts_of(EPOCH_DAY.toordinal() + first, EPOCH_DAY.toordinal() + last)
 
     def parameter(self, raw: object) -> object:
         """The value to compare the column with, for a raw value that a page had."""
@@ -172,6 +176,12 @@ class TimeReader:
         if self.column.type is TimeType.TIMESTAMP:
             return NAIVE_EPOCH + timedelta(microseconds=micros)
         return from_micros(micros)
+
+
+def _texts_of(first: int, last: int) -> tuple[str, str]:
+    """Texts [low, high) that sort into the days with the ordinals `first` to `last`."""
+    low = date.fromordinal(max(first, date.min.toordinal())).isoformat()
+    return low, END_TEXT if last >= date.max.toordinal() else date.fromordinal(last + 1).isoformat()
 
 
 def text_day(text: str) -> date:
