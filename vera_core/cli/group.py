@@ -6,7 +6,6 @@ So `vera --help` and `vera get` start without paying for what `vera migrate` nee
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as build_command
 from typer.main import get_group
 
+from vera_core import __version__
 from vera_core.cli.options import HELP_OPTIONS, exit_codes
 from vera_core.cli.output import say
 
@@ -96,7 +96,7 @@ def application() -> TyperGroup:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        say(f"vera {version('vera-archive')}")
+        say(f"vera {__version__}")
         raise typer.Exit
 
 
