@@ -34,6 +34,7 @@ from tests.dagster.world import (
 from vera_assets.resources import RepositoryResource
 from vera_assets.sensors import MAX_ATTEMPTS, MAX_IN_FLIGHT, RUNS_LOOKED_AT
 from vera_core.model import Lock, LockMode
+from vera_core.operations.due import window_to_pack
 from vera_core.operations.migrate import migrate_window
 from vera_core.source.base import Window
 from vera_core.source.state import WindowState
@@ -204,6 +205,26 @@ def test_what_the_command_line_migrated_shows_up(world: World, instance: Dagster
     tick(world, instance, result.cursor)
     tick(world, instance, None)
     assert len(materializations(instance, "shards", DAYS[0])) == 1
+
+
+def test_a_revision_that_a_later_one_answered_for_is_not_shown_in_its_place(
+    world: World, instance: DagsterInstance
+) -> None:
+    gone = world.files / "2026-03-01-007.json"
+    kept = gone.read_bytes()
+    gone.unlink()
+    migration = world.migration()
+    assert migrate_window(migration, window_to_pack(migration, DAYS[0])).pack.rejected == 1
+    cursor = tick(world, instance).cursor
+    gone.write_bytes(kept)
+    again = migrate_window(migration, window_to_pack(migration, DAYS[0], retry_rejects=True))
+    assert (again.revision, again.pack.rejected) == (2, 0)
+    tick(world, instance, tick(world, instance, cursor).cursor)
+    shown = materializations(instance, "shards", DAYS[0])
+    assert len(shown) == 2
+    newest = shown[0].asset_materialization
+    assert newest is not None
+    assert newest.metadata["revision"].value == 2
 
 
 def test_dagsters_own_days_are_not_shown_twice(world: World, instance: DagsterInstance) -> None:

@@ -181,7 +181,7 @@ def test_rejects_are_answered_for_by_the_revision_that_tried_them_again(
     assert states(migration) == {1: "verified", 2: "verified", 3: "verified"}
     first = migration.state.window(source.window())
     assert first is not None
-    assert first.verdict["answered_by_revision"] == 2
+    assert first.answered_by == 2
     assert passes(migration)
 
 

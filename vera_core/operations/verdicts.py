@@ -17,7 +17,7 @@ from vera_core.operations.due import FINAL
 from vera_core.operations.freeze import frozen_manifests, load_frozen, rejected_rows
 from vera_core.operations.report import Report, as_json
 from vera_core.source.rows import Reject
-from vera_core.source.state import REJECTS_KEPT, WindowState
+from vera_core.source.state import ANSWERED_BY, REJECTS_KEPT, WindowState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def close_answered(migration: Migration, window: Window) -> None:
             stale = {item.window.revision for item in frozen if item.stale}
     for record in waiting:
         if record.state is WindowState.REJECTS or record.revision in stale:
-            verdict = {**record.verdict, "answered_by_revision": answering}
+            verdict = {**record.verdict, ANSWERED_BY: answering}
             # Whoever changed it since saw something that was not known here: it is for the next verdict to close it.
             with suppress(ConflictError):
                 migration.state.record(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 ONE_DAY = timedelta(days=1)
+ANSWERED_BY = "answered_by_revision"
+"""Where a verdict says which later revision answers for its own."""
 REJECTS_KEPT = 10_000
 """Rejected rows of a window that are named in the database; the bucket names them all."""
 _BATCH = 1000
@@ -67,6 +69,11 @@ class WindowRecord:
     def revision(self) -> int:
         """The window's revision."""
         return self.window.revision
+
+    @property
+    def answered_by(self) -> int:
+        """The later revision that answered for this one; 0 for none."""
+        return int(self.verdict.get(ANSWERED_BY, 0))
 
 
 @dataclass(frozen=True, slots=True)
