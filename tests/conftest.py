@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from vera_core.store.base import ObjectStore
 
 
-# HYPOTHESIS_PROFILE=fuzz (make fuzz) searches longer. No deadline: other work shares the machine.
+# `make fuzz` sets HYPOTHESIS_PROFILE=fuzz, and repeats the tests. No deadline: other work shares the machine.
 settings.register_profile("default", deadline=None)
-settings.register_profile("fuzz", deadline=None, max_examples=5_000)
+settings.register_profile("fuzz", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

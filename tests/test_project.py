@@ -55,6 +55,7 @@ def test_every_dependency_is_justified() -> None:
         *project["project"]["optional-dependencies"]["embedded"],
         *project["dependency-groups"]["dev"],
         *project["dependency-groups"]["bench"],
+        *project["dependency-groups"]["fuzz"],
     ]
     names = {re.split(r"[\[<>=,;! ]", requirement)[0] for requirement in wanted}
     listed = {row[0].strip("`"): row[1] for row in tables(read("docs/adr/0002-dependencies.md")) if row[0] != "package"}
