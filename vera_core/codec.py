@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import lz4.block
 import zstandard
@@ -17,23 +18,26 @@ from isal.isal_zlib import crc32
 
 from vera_core.errors import FormatError
 from vera_core.model import Codec
-from vera_core.zstd_frame import MAX_WINDOW, check_frame
+from vera_core.zstd_frame import MAX_WINDOW, check_frame, check_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "MAX_DICTIONARIES",
     "MAX_DICTIONARY",
     "MAX_INLINE",
     "NO_DICTIONARIES",
+    "Coding",
     "Dictionaries",
     "Stored",
     "check_constant",
     "crc32",
     "decode",
+    "decode_as",
     "decode_many",
     "digest",
+    "digest_many",
     "unpack_block",
 ]
 
@@ -48,8 +52,15 @@ _QUIET = 2047  # hashlib keeps the interpreter lock for updates shorter than 204
 _QUIET_LIMIT = 16 << 10
 _BATCHED = 1 << 20
 """Contents up to this size in bytes are decoded in batches, whose results exist twice for a moment."""
-_CONTEXTS = 16
-"""Decompressors that a thread keeps of a shard, 160 KB each."""
+_CONTEXTS = 8
+"""Decompressors of a kind that a thread keeps of a shard, 160 KB each."""
+
+
+class Coding(NamedTuple):
+    """How a content became stored bytes."""
+
+    codec: Codec
+    parameter: int = 0
 
 
 class Stored(NamedTuple):
@@ -61,11 +72,28 @@ class Stored(NamedTuple):
     parameter: int = 0
 
 
-class _Decompressors(threading.local):
-    """A thread's decompressors, by dictionary and whether frames have their magic number."""
+class _Made(dict[int, zstandard.ZstdDecompressor]):
+    """Decompressors by the number of their dictionary, made when first asked for, a few at a time."""
 
-    def __init__(self) -> None:
-        self.made: dict[tuple[int, bool], zstandard.ZstdDecompressor] = {}
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], zstandard.ZstdDecompressor]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, number: int) -> zstandard.ZstdDecompressor:
+        if len(self) >= _CONTEXTS:
+            self.clear()
+        made = self[number] = self._make(number)
+        return made
+
+
+class _Decompressors(threading.local):
+    """A thread's decompressors: of frames as they are stored, and of frames that have their magic number."""
+
+    def __init__(self, dictionaries: Dictionaries) -> None:
+        self.stored = _Made(dictionaries.new_decompressor)
+        self.whole = _Made(partial(dictionaries.new_decompressor, magic=True))
 
 
 class Dictionaries:
@@ -75,7 +103,7 @@ class Dictionaries:
         FormatError: libzstd takes one of them for damaged.
     """
 
-    __slots__ = ("_contexts", "_loaded")
+    __slots__ = ("_loaded", "decompressors")
 
     def __init__(self, dictionaries: Iterable[bytes] = ()) -> None:
         try:
@@ -84,27 +112,13 @@ class Dictionaries:
                 zstandard.ZstdDecompressor(dict_data=loaded).decompress(_EMPTY_FRAME)
         except zstandard.ZstdError as error:
             raise FormatError(f"libzstd refuses a dictionary of the shard: {error}") from error
-        self._contexts = _Decompressors()
+        self.decompressors = _Decompressors(self)
 
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def decompressor(self, number: int, *, magic: bool) -> zstandard.ZstdDecompressor:
-        """This thread's decompressor for frames made with dictionary `number` (0: none), with or without magic number.
-
-        Raises:
-            FormatError: there is no such dictionary.
-        """
-        contexts = self._contexts.made
-        found = contexts.get((number, magic))
-        if found is None:
-            if len(contexts) >= _CONTEXTS:
-                contexts.clear()
-            found = contexts[number, magic] = self.new_decompressor(number, magic=magic)
-        return found
-
     def new_decompressor(self, number: int, *, magic: bool = False) -> zstandard.ZstdDecompressor:
-        """As `decompressor`, but the caller's own: for streams, between whose pieces others may be decoded.
+        """A decompressor of the caller's own, with dictionary `number` (0: none).
 
         Raises:
             FormatError: there is no such dictionary.
@@ -139,13 +153,32 @@ def decode(item: Stored, dictionaries: Dictionaries = NO_DICTIONARIES) -> bytes:
     Raises:
         FormatError: `item.stored` is not exactly one encoding of `item.size` bytes.
     """
-    if not 0 <= item.size <= MAX_INLINE:
-        raise FormatError(f"a content of {item.size} bytes is more than is decoded in memory")
+    return decode_as(Coding(item.codec, item.parameter), item.stored, item.size, dictionaries)
+
+
+def decode_as(coding: Coding, stored: bytes, size: int, dictionaries: Dictionaries = NO_DICTIONARIES) -> bytes:
+    """As `decode`, for who has no `Stored` at hand.
+
+    Raises:
+        FormatError: as `decode`.
+    """
+    if not 0 <= size <= MAX_INLINE:
+        raise FormatError(f"a content of {size} bytes is more than is decoded in memory")
+    codec, parameter = coding
     try:
-        return _DECODERS[item.codec](item, dictionaries)
+        if codec is _ZSTD:
+            if int.from_bytes(stored[:3], "little") != 0x60 | size - 256 << 8:  # as nearly every small frame begins
+                check_header(stored, size)
+            # By place, as names cost time: no more output than `size`, one frame, nothing behind it.
+            content = dictionaries.decompressors.stored[parameter].decompress(stored, size, False, False)
+        else:
+            content = _OTHERS[codec](stored, size, parameter)
     except (zstandard.ZstdError, lz4.block.LZ4BlockError) as error:
-        name = item.codec.name.lower()
-        raise FormatError(f"the stored bytes are no {name} encoding of {item.size} bytes: {error}") from error
+        name = codec.name.lower()
+        raise FormatError(f"the stored bytes are no {name} encoding of {size} bytes: {error}") from error
+    if len(content) != size:
+        raise FormatError(f"the stored bytes hold {len(content)} bytes, not the {size} of their content")
+    return content
 
 
 def decode_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTIONARIES) -> list[bytes]:
@@ -156,25 +189,43 @@ def decode_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTION
     Raises:
         FormatError: as `decode`; which item it was is found by decoding one by one.
     """
+    contents = [b""] * len(batch)
+    for number, content in _decoded(batch, dictionaries):
+        contents[number] = bytes(content)
+    return contents
+
+
+def digest_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTIONARIES) -> list[bytes]:
+    """The SHA-256 of every content of a batch, as `decode_many` would give them, without making bytes of each.
+
+    Raises:
+        FormatError: as `decode_many`.
+    """
+    digests = [b""] * len(batch)
+    for number, content in _decoded(batch, dictionaries):
+        digests[number] = hashlib.sha256(content).digest()
+    return digests
+
+
+def _decoded(batch: Sequence[Stored], dictionaries: Dictionaries) -> Iterator[tuple[int, bytes]]:
+    """Each content by its number in the batch; zstd frames as parts of a buffer, which can be used as bytes can."""
     frames: dict[int, list[int]] = {}
-    contents: list[bytes] = [b""] * len(batch)
     for number, item in enumerate(batch):
-        if item.codec is Codec.ZSTD and item.size <= _BATCHED:
+        if item.codec is _ZSTD and item.size <= _BATCHED:
             check_frame(item.stored, item.size)
             frames.setdefault(item.parameter, []).append(number)
         else:
-            contents[number] = decode(item, dictionaries)
+            yield number, decode(item, dictionaries)
     for parameter, numbers in frames.items():
-        sizes = struct.pack(f"<{len(numbers)}Q", *(batch[number].size for number in numbers))
+        sizes = struct.pack(f"<{len(numbers)}Q", *[batch[number].size for number in numbers])
         try:
-            decoded = dictionaries.decompressor(parameter, magic=True).multi_decompress_to_buffer(
+            decoded = dictionaries.decompressors.whole[parameter].multi_decompress_to_buffer(
                 [_MAGIC + batch[number].stored for number in numbers], decompressed_sizes=sizes, threads=1
             )
         except zstandard.ZstdError as error:
             raise FormatError(f"a batch of zstd frames does not decode: {error}") from error
         for place, number in enumerate(numbers):
-            contents[number] = decoded[place].tobytes()
-    return contents
+            yield number, cast("bytes", decoded[place])
 
 
 def unpack_block(stored: bytes, raw_size: int) -> bytes:
@@ -186,45 +237,26 @@ def unpack_block(stored: bytes, raw_size: int) -> bytes:
     return stored if len(stored) == raw_size else decode(Stored(Codec.ZSTD, stored, raw_size))
 
 
-def _decode_raw(item: Stored, _: Dictionaries) -> bytes:
-    if len(item.stored) != item.size or item.parameter:
-        raise FormatError(
-            f"{len(item.stored)} raw bytes with parameter {item.parameter} are stored for a content of {item.size}"
-        )
-    return item.stored
+def _decode_raw(stored: bytes, size: int, parameter: int) -> bytes:
+    if len(stored) != size or parameter:
+        raise FormatError(f"{len(stored)} raw bytes with parameter {parameter} are stored for a content of {size}")
+    return stored
 
 
-def _decode_zstd(item: Stored, dictionaries: Dictionaries) -> bytes:
-    check_frame(item.stored, item.size)
-    decompressor = dictionaries.decompressor(item.parameter, magic=False)
-    content = decompressor.decompress(item.stored, max_output_size=item.size, allow_extra_data=False)
-    if len(content) != item.size:
-        raise FormatError(f"a zstd frame holds {len(content)} bytes, not the {item.size} of its content")
+def _decode_lz4(stored: bytes, size: int, parameter: int) -> bytes:
+    if not stored or not size or parameter:
+        raise FormatError(f"{len(stored)} lz4 bytes with parameter {parameter} can't hold a content of {size}")
+    content: bytes = lz4.block.decompress(stored, uncompressed_size=size)
     return content
 
 
-def _decode_lz4(item: Stored, _: Dictionaries) -> bytes:
-    if not item.stored or not item.size or item.parameter:
-        raise FormatError(
-            f"{len(item.stored)} lz4 bytes with parameter {item.parameter} can't hold a content of {item.size}"
-        )
-    content: bytes = lz4.block.decompress(item.stored, uncompressed_size=item.size)
-    if len(content) != item.size:
-        raise FormatError(f"an lz4 block holds {len(content)} bytes, not the {item.size} of its content")
-    return content
+def _decode_constant(stored: bytes, size: int, parameter: int) -> bytes:
+    check_constant(len(stored), size, parameter)
+    return bytes((parameter,)) * size
 
 
-def _decode_constant(item: Stored, _: Dictionaries) -> bytes:
-    check_constant(len(item.stored), item.size, item.parameter)
-    return bytes((item.parameter,)) * item.size
-
-
-_DECODERS = {
-    Codec.RAW: _decode_raw,
-    Codec.ZSTD: _decode_zstd,
-    Codec.LZ4: _decode_lz4,
-    Codec.CONSTANT: _decode_constant,
-}
+_ZSTD = Codec.ZSTD
+_OTHERS = {Codec.RAW: _decode_raw, Codec.LZ4: _decode_lz4, Codec.CONSTANT: _decode_constant}
 
 
 def check_constant(stored_size: int, size: int, parameter: int) -> None:

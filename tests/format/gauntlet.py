@@ -143,7 +143,8 @@ def memory(field: str) -> int:
 def run_apart(paths: Sequence[Path]) -> dict[str, list[Outcome]]:
     """Runs each file in a process of its own, forked from a fresh one; by the file's name."""
     command = [sys.executable, "-m", __name__, *map(str, paths)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # a process with threads should not fork
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: [Outcome(**outcome) for outcome in outcomes] for name, outcomes in found}
 
@@ -154,16 +155,17 @@ def main(paths: Sequence[Path]) -> None:
         readable, writable = os.pipe()
         child = os.fork()
         if not child:
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
             os.write(writable, json.dumps([asdict(outcome) for outcome in run(path)]).encode())
             os._exit(0)
         os.close(writable)
         with os.fdopen(readable, "rb") as pipe:
             told = pipe.read()
         status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            name = signal.Signals(os.WTERMSIG(status)).name
-            told = json.dumps([asdict(Outcome("all", f"BUG killed by {name}", SECONDS, 0))]).encode()
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            told = json.dumps([asdict(Outcome("all", f"BUG {ended}", SECONDS, 0))]).encode()
         print(json.dumps([path.name, json.loads(told)]), flush=True)
 
 

@@ -32,6 +32,14 @@ def _plain() -> Iterator[bytes]:
     yield from HOSTILE.values()
 
 
+def _damaged() -> Iterator[bytes]:
+    """Shards as they are, and without their ends."""
+    for shard in _plain():
+        yield shard
+        if len(shard) > 448:
+            yield shard[: int.from_bytes(shard[-104:-96], "little")]
+
+
 def _boxes() -> Iterator[bytes]:
     yield from map(box_of, GOLDEN.values())
 
@@ -105,6 +113,7 @@ _SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
     "sealed": _plain,
     "box": _boxes,
     "recovery": _plain,
+    "salvage": _damaged,
     "contents": _contents,
     "dictionary": _dictionaries,
     "frame": _frames,

@@ -9,6 +9,7 @@ before it uses them.
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -50,7 +51,7 @@ TIME_BIAS = 1 << 63
 """Added to `created_at` in its column, which is unsigned."""
 
 _COUNT = struct.Struct("<I")
-_HEAD = struct.Struct("<BQI")
+HEAD = struct.Struct("<BQI")
 _PAIR = struct.Struct("<HH")
 _MASK = (1 << 64) - 1
 _MAX_ATTRIBUTES = 1 + MAX_MEDIA_TYPE + MAX_METADATA
@@ -67,23 +68,36 @@ class Attributes(NamedTuple):
     metadata: Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """An integer column inside `block`: `count` values in `width` planes from `start` on, times `unit`, plus `base`."""
+class Column(NamedTuple):
+    """An integer column inside a block: the bytes of its values, shape (width, count), times `unit`, plus `base`."""
 
-    block: bytes
-    start: int
-    count: int
-    width: int
+    planes: NDArray[np.uint8]
     base: int
     unit: int
 
     def values(self) -> U64:
         """All values, shape (count,)."""
-        wide = np.zeros((self.count, 8), np.uint8)
-        planes = np.frombuffer(self.block, np.uint8, self.width * self.count, self.start)
-        wide[:, : self.width] = planes.reshape(self.width, self.count).T
+        width, count = self.planes.shape
+        if not width:
+            return np.full(count, self.base, np.uint64)
+        wide = np.zeros((count, 8), np.uint8)
+        wide[:, :width] = self.planes.T
         return wide.view("<u8").reshape(-1).astype(np.uint64, copy=False) * np.uint64(self.unit) + np.uint64(self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Strings end to end: string i is `data[bounds[i] : bounds[i + 1]]`."""
+
+    data: bytes
+    bounds: Sequence[int]
+
+    def __getitem__(self, number: int) -> bytes:
+        return self.data[self.bounds[number] : self.bounds[number + 1]]
+
+    def all(self) -> list[bytes]:
+        """Every string."""
+        return [self.data[begin:end] for begin, end in pairwise(self.bounds)]
 
 
 def encode_table(columns: Sequence[U64]) -> bytes:
@@ -102,7 +116,7 @@ def encode_table(columns: Sequence[U64]) -> bytes:
         elif most:
             column = column - np.uint64(base)  # noqa: PLW2901
         width = (most // unit).bit_length() + 7 >> 3
-        heads.append(_HEAD.pack(width, base, unit))
+        heads.append(HEAD.pack(width, base, unit))
         if width:
             wide = column.astype("<u8", copy=False).view(np.uint8).reshape(count, 8)
             planes.append(wide[:, :width].T.tobytes())
@@ -115,17 +129,18 @@ def parse_table(block: bytes, start: int, number: int, limit: int) -> tuple[list
     Raises:
         FormatError: the table does not fit into the block.
     """
-    at = start + _COUNT.size + number * _HEAD.size
+    at = start + _COUNT.size + number * HEAD.size
     if at > len(block):
         raise FormatError("a column table is cut off", todo=RESTORE)
     count = _COUNT.unpack_from(block, start)[0]
     if count > limit:
         raise FormatError(f"a column table states {count} values, allowed are {limit}", todo=RESTORE)
     columns = []
-    for width, base, unit in _HEAD.iter_unpack(block[start + _COUNT.size : at]):
+    for width, base, unit in HEAD.iter_unpack(block[start + _COUNT.size : at]):
         if width > 8 or not unit or at + width * count > len(block):
             raise FormatError("a column is cut off, wider than 8 bytes, or counts in nothing", todo=RESTORE)
-        columns.append(Column(block, at, count, width, base, unit))
+        planes = np.frombuffer(block, np.uint8, width * count, at).reshape(width, count)
+        columns.append(Column(planes, base, unit))
         at += width * count
     return columns, at
 
@@ -143,67 +158,44 @@ def encode_body(columns: Sequence[U64], attributes: Sequence[bytes], uids: bytes
 
 
 class Body:
-    """A parsed body: columns, uids and attributes by row. Holds on to `block`.
+    """The column body that begins at `start` of a block: its columns in the order of `COLUMNS`, uids and attributes.
 
     Raises:
         FormatError: lengths, codes or counts that contradict each other.
     """
 
-    __slots__ = (
-        "_attribute_ends",
-        "_attribute_start",
-        "_block",
-        "_places",
-        "_transposed",
-        "_uid_ends",
-        "_uid_start",
-        "columns",
-        "count",
-    )
+    __slots__ = ("attribute_strings", "columns", "count", "uid_strings")
 
     def __init__(self, block: bytes, start: int) -> None:
-        self._block = block
         self.columns, at = parse_table(block, start, len(COLUMNS), MAX_GROUP_ENTRIES)
-        self.count = self.columns[0].count
-        (lengths,), self._attribute_start = parse_table(block, at, 1, self.count)
-        self._attribute_ends = _ends(lengths, self._attribute_start, _MAX_ATTRIBUTES)
-        self._uid_start = self._attribute_ends[-1] if lengths.count else self._attribute_start
-        self._uid_ends = _ends(self.columns[0], self._uid_start, MAX_UID_BYTES)
-        if (self._uid_ends[-1] if self.count else self._uid_start) != len(block):
+        uid_lengths, codes = self.columns[0], self.columns[9]
+        self.count = uid_lengths.planes.shape[1]
+        (lengths,), at = parse_table(block, at, 1, self.count)
+        self.attribute_strings, at = _strings(block, at, lengths, _MAX_ATTRIBUTES)
+        self.uid_strings, end = _strings(block, at, uid_lengths, MAX_UID_BYTES)
+        if end != len(block):
             raise FormatError("uids and attributes don't fill their block", todo=RESTORE)
-        self._places = [(column.start, column.width, column.base, column.unit) for column in self.columns]
-        self._transposed = not self.columns[0].width
-        codes = self.columns[9]
-        if self.count and int(codes.values().max()) >= lengths.count:
+        if self.uid_strings.data and not len(uid_lengths.planes):
+            turned = np.frombuffer(self.uid_strings.data, np.uint8).reshape(-1, self.count).T.tobytes()
+            self.uid_strings = Strings(turned, _even(uid_lengths.base, self.count))
+        if self.count and int(codes.values().max()) >= len(self.attribute_strings.bounds) - 1:
             raise FormatError("an attribute code is outside its table", todo=RESTORE)
 
-    def row(self, row: int) -> list[int]:
-        """One value of every column. Written out, because every lookup ends here."""
-        block, count, number = self._block, self.count, int.from_bytes
-        return [
-            base + unit * number(block[at + row : at + width * count : count], "little") & _MASK if width else base
-            for at, width, base, unit in self._places
-        ]
-
     def uid(self, row: int) -> bytes:
-        """The uid's bytes."""
-        if self._transposed:
-            return self._block[self._uid_start + row :: self.count]
-        return self._block[self._uid_ends[row - 1] if row else self._uid_start : self._uid_ends[row]]
-
-    def attributes(self, code: int) -> bytes:
-        """The attributes' bytes for `parse_attributes`, by the value of the column `attributes`."""
-        return self._block[
-            self._attribute_ends[code - 1] if code else self._attribute_start : self._attribute_ends[code]
-        ]
+        """The uid of a row."""
+        return self.uid_strings[row]
 
     def uids(self) -> list[bytes]:
         """All uids."""
-        return [self.uid(row) for row in range(self.count)]
+        return self.uid_strings.all()
+
+    def attributes(self, code: int) -> bytes:
+        """The attributes' bytes for `parse_attributes`, by the value of the column `attributes`."""
+        return self.attribute_strings[code]
 
     def attribute_table(self) -> list[bytes]:
         """The different attributes, which the column `attributes` numbers."""
-        return _cut(self._block, self._attribute_start, self._attribute_ends)
+        return self.attribute_strings.all()
 
 
 def encode_attributes(media_type: str, metadata: Metadata) -> bytes:
@@ -235,7 +227,7 @@ def encode_attributes(media_type: str, metadata: Metadata) -> bytes:
 
 def largest_body(count: int) -> int:
     """The most bytes that a body of `count` entries can take."""
-    tables = 2 * _COUNT.size + (len(COLUMNS) + 1) * _HEAD.size
+    tables = 2 * _COUNT.size + (len(COLUMNS) + 1) * HEAD.size
     return tables + count * (8 * (len(COLUMNS) + 1) + MAX_UID_BYTES + _MAX_ATTRIBUTES)
 
 
@@ -289,17 +281,29 @@ def origin_numbers(origin: Origin | None) -> tuple[int, int]:
     return origin.commit, origin.ordinal
 
 
-def _ends(lengths: Column, start: int, limit: int) -> memoryview:
-    """Where each of consecutive strings ends in its block, from their lengths; at most `limit` bytes each."""
+def _strings(block: bytes, start: int, lengths: Column, limit: int) -> tuple[Strings, int]:
+    """Consecutive strings of at most `limit` bytes at `start`, from their lengths; and where they end."""
     values = lengths.values()
-    if len(values) and int(values.max()) > limit:
+    if int(values.max(initial=0)) > limit:
         raise FormatError(f"a uid or attribute is longer than {limit} bytes", todo=RESTORE)
-    ends = np.cumsum(values) + np.uint64(start)
-    if len(ends) and int(ends[-1]) > len(lengths.block):
+    bounds = np.concatenate((_ZERO, np.cumsum(values)))
+    size = int(bounds[-1])
+    if start + size > len(block):
         raise FormatError("uids or attributes reach beyond their block", todo=RESTORE)
-    return ends.astype(np.uint32).data
+    return Strings(block[start : start + size], compact(bounds)), start + size
 
 
-def _cut(block: bytes, start: int, ends: memoryview) -> list[bytes]:
-    bounds = [start, *ends.tolist()]
-    return [block[begin:end] for begin, end in pairwise(bounds)]
+def compact(values: U64) -> array[int]:
+    """Sorted values as small and as fast to index as Python has it."""
+    code, kind = next((code, kind) for limit, code, kind in _KINDS if int(values[-1]) <= limit)
+    return array(code, values.astype(kind).tobytes())
+
+
+@lru_cache(maxsize=64)
+def _even(width: int, count: int) -> range:
+    """The bounds of `count` strings of `width` bytes; groups share them."""
+    return range(0, width * count + 1, width)
+
+
+_ZERO = np.zeros(1, np.uint64)
+_KINDS = (((1 << 16) - 1, "H", np.uint16), ((1 << 32) - 1, "I", np.uint32), ((1 << 64) - 1, "Q", np.uint64))

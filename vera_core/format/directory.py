@@ -55,7 +55,7 @@ class Directory:
     first entry, with the number of all entries behind the last.
     """
 
-    first_keys: memoryview
+    first_keys: list[int]
     joined: bytes
     firsts: memoryview
     blocks: memoryview
@@ -69,9 +69,13 @@ class Directory:
         """Numbers of the groups that can hold `key`, in order."""
         last = bisect_right(self.first_keys, key) - 1
         first = last
-        while first > 0 and self.joined[first] and self.first_keys[first] == key:
+        while self.is_joined(first, key):
             first -= 1
         return range(max(first, 0), last + 1)
+
+    def is_joined(self, number: int, key: int) -> bool:
+        """Whether group `number` begins with `key` and the group before it ends with that."""
+        return number > 0 and self.joined[number] == 1 and self.first_keys[number] == key
 
 
 def encode_directory(places: Sequence[Place]) -> bytes:
@@ -107,7 +111,7 @@ def parse_directory(raw: bytes, footer: Footer) -> Directory:
     blocks = ends - sizes if streamed else ends - sizes - contents
     firsts = np.concatenate((np.zeros(1, np.uint64), np.cumsum(counts)))
     return Directory(
-        first_keys.data,
+        first_keys.tolist(),
         joined.astype(np.uint8).tobytes(),
         firsts.astype(np.uint64).data,
         blocks.astype(np.uint64).data,

@@ -8,13 +8,13 @@ it. docs/format-v1.md, "DATA". Pure; where groups lie is directory.py's business
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_core.codec import MAX_INLINE, crc32, digest, unpack_block
+from vera_core.codec import MAX_INLINE, crc32, unpack_block
 from vera_core.encoding import pack_block
 from vera_core.errors import FormatError
 from vera_core.format.columns import COLUMNS, TIME_BIAS, Attributes, Body, largest_body, parse_attributes
@@ -34,6 +34,8 @@ from vera_core.model import MAX_UID_BYTES, Codec, Entry, Origin
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vera_core.format.columns import U64
+
 MAGIC = b"\xd3VGROUP\n"
 AFTER = 1 << 0
 """Flag: the contents lie before this block, not behind it (streamed shards)."""
@@ -46,6 +48,7 @@ CODECS = tuple(Codec)
 GROUP_BYTES = 1 << 20
 """A writer closes a group at so many bytes of contents, or of uids and attributes, or at `group_entries` entries."""
 
+_KEY = struct.Struct(">Q")
 _BLOCK = struct.Struct("<8sQQQQIIIII")
 HEAD_SIZE = _BLOCK.size + 4
 
@@ -110,7 +113,8 @@ class GroupBody:
 
 def key_of(uid: bytes) -> int:
     """The key a uid is sorted by: the first 8 bytes of its SHA-256 as a big-endian number."""
-    return int.from_bytes(digest(uid)[:8], "big")
+    key: int = _KEY.unpack_from(sha256(uid).digest())[0]
+    return key
 
 
 def encode_group(position: int, first: int, content_size: int, body: GroupBody, *, flags: int = 0) -> bytes:
@@ -150,13 +154,15 @@ def parse_group_head(data: bytes, position: int) -> GroupHead:
 
 
 class Group:
-    """A parsed group. Rows are made to entries one at a time, on demand.
+    """A parsed group: its columns, and its entries, made on demand.
+
+    What a reader keeps of it in memory is an `index.Page`.
 
     Raises:
         FormatError: damaged, or with values that can't be.
     """
 
-    __slots__ = ("_hints", "_offsets", "_proofs", "_shift", "body", "head", "memory", "shares")
+    __slots__ = ("_attributes", "_columns", "_facts", "_proofs", "body", "head")
 
     def __init__(self, head: GroupHead, rest: bytes) -> None:
         if len(rest) != head.size - HEAD_SIZE or crc32(rest) != head.body_crc:
@@ -166,10 +172,11 @@ class Group:
         if self.body.count != head.count:
             raise FormatError("a group contradicts its own count", todo=RESTORE, group=head.position)
         self._proofs = rest[head.stored_size :]
-        self._offsets, self.shares = _offsets(head, self.body)
-        self._hints: memoryview | None = None
-        self._shift = 0
-        self.memory = head.raw_size + len(self._proofs) + 18 * head.count + 4096
+        self._columns = {name: column.values() for name, column in zip(COLUMNS, self.body.columns, strict=True)}
+        _check_ranges(self._columns)
+        self._columns["offset"] = _offsets(head, self._columns)
+        self._facts: list[tuple[int, ...]] | None = None
+        self._attributes: dict[int, Attributes] = {}
 
     @classmethod
     def parse(cls, data: bytes, position: int) -> Group:
@@ -183,70 +190,45 @@ class Group:
     def __len__(self) -> int:
         return self.head.count
 
-    def find(self, key: int, uid: bytes) -> list[int]:
-        """The rows of `uid`, whose key is `key`.
-
-        Raises:
-            FormatError: the group is not sorted.
-        """
-        hints = self._hints
-        if hints is None:
-            keys = self.keys()
-            self._shift = max(0, (int(keys[-1]) - self.head.first_key).bit_length() - 16)
-            hints = ((keys - keys[0]) >> np.uint64(self._shift)).astype(np.uint16).data
-            self._hints = hints
-        hint = (key - self.head.first_key) >> self._shift
-        if not 0 <= hint <= 0xFFFF:
-            return []
-        begin = bisect_left(hints, hint)
-        end = bisect_right(hints, hint, begin)
-        return [row for row in range(begin, end) if self.body.uid(row) == uid]
-
-    def keys(self) -> NDArray[np.uint64]:
+    def keys(self) -> U64:
         """The key of every row, from its uid.
 
         Raises:
             FormatError: the first is not the group's, or they don't rise.
         """
-        heads = b"".join([digest(uid)[:8] for uid in self.body.uids()])
+        heads = b"".join([sha256(uid).digest()[:8] for uid in self.body.uids()])
         keys = np.frombuffer(heads, ">u8").astype(np.uint64)
         if int(keys[0]) != self.head.first_key or bool((keys[1:] < keys[:-1]).any()):
             raise FormatError("the keys of a group are not sorted as it says", todo=RESTORE, group=self.head.position)
         return keys
 
-    def entry(self, row: int, key: int, known: dict[int, Attributes] | None = None) -> Entry:
-        """The entry of a row, whose uid has that key. `known` keeps attributes by their code, from row to row.
+    def entry(self, row: int, key: int) -> Entry:
+        """The entry of a row, whose uid has that key.
 
         Raises:
             FormatError: uid or attributes that are not UTF-8.
         """
-        body, count = self.body, self.head.count
-        uid = body.uid(row)
-        _, created, size, stored, codec, parameter, flags, commit, origin, code, _ = body.row(row)
-        attributes = None if known is None else known.get(code)
-        if attributes is None:
-            attributes = parse_attributes(body.attributes(code))
-            if known is not None:
-                known[code] = attributes
-        try:
-            text = uid.decode()
-        except UnicodeDecodeError as error:
-            raise FormatError("a uid is not UTF-8", todo=RESTORE, uid=uid) from error
-        at = 32 * count + 4 * row
+        if self._facts is None:
+            columns = [self._columns[name].tolist() for name in _FACTS]
+            self._facts = list(zip(*columns, self.crcs().tolist(), strict=True))
+        created_at, size, stored_size, codec, parameter, flags, commit, ordinal, code, offset, crc = self._facts[row]
+        attributes = self._attributes.get(code)
+        if attributes is None:  # entries share them: as texts of their own they could take gigabytes
+            attributes = self._attributes[code] = parse_attributes(self.body.attributes(code))
         return Entry(
-            text,
+            uid_text(self.body.uid(row)),
             key,
             self.head.first + row,
-            created - TIME_BIAS,
+            created_at - TIME_BIAS,
             size,
-            stored,
-            self._offsets[row],
+            stored_size,
+            offset,
             CODECS[codec],
-            int.from_bytes(self._proofs[at : at + 4], "little"),
+            crc,
             self._proofs[32 * row : 32 * row + 32],
             parameter,
             *attributes,
-            Origin(commit, origin) if commit else None,
+            Origin(commit, ordinal) if commit else None,
             flags,
         )
 
@@ -256,35 +238,39 @@ class Group:
         Raises:
             FormatError: uids or attributes that are not UTF-8, or a group that is not sorted.
         """
-        known: dict[int, Attributes] = {}  # entries share them: as texts of their own they could take gigabytes
-        return [self.entry(row, key, known) for row, key in enumerate(self.keys().tolist())]
+        return [self.entry(row, key) for row, key in enumerate(self.keys().tolist())]
 
-    def column(self, name: str) -> NDArray[np.uint64]:
-        """All values of a column, shape (count,)."""
-        return self.body.columns[COLUMNS.index(name)].values()
-
-    def offsets(self) -> list[int]:
-        """The absolute place of every row's stored bytes; 0 where nothing is stored."""
-        return self._offsets.tolist()
+    def column(self, name: str) -> U64:
+        """All values of a column, shape (count,); "offset" is the absolute place of the stored bytes, 0 for none."""
+        return self._columns[name]
 
     def digests(self) -> bytes:
         """The SHA-256 of every row, end to end."""
         return self._proofs[: 32 * self.head.count]
 
-    def crcs(self) -> list[int]:
+    def crcs(self) -> NDArray[np.uint32]:
         """The CRC32 of every row's stored bytes."""
-        crcs: list[int] = np.frombuffer(self._proofs, "<u4", self.head.count, 32 * self.head.count).tolist()
-        return crcs
+        return np.frombuffer(self._proofs, "<u4", self.head.count, 32 * self.head.count)
 
 
-def _offsets(head: GroupHead, body: Body) -> tuple[memoryview, bool]:
-    """The place of every row's stored bytes, and whether some come with another row.
+def uid_text(uid: bytes) -> str:
+    """A uid as text.
 
     Raises:
-        FormatError: a value outside its range, contents that don't fill the group, or a place that can't be.
+        FormatError: it is not UTF-8.
     """
-    columns = {name: column.values() for name, column in zip(COLUMNS, body.columns, strict=True)}
-    _check_ranges(columns)
+    try:
+        return uid.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError("a uid is not UTF-8", todo=RESTORE, uid=uid) from error
+
+
+def _offsets(head: GroupHead, columns: dict[str, U64]) -> U64:
+    """The absolute place of every row's stored bytes; 0 where nothing is stored.
+
+    Raises:
+        FormatError: contents that don't fill the group, or a place that can't be.
+    """
     stored, size, place = columns["stored_size"], columns["size"], columns["place"]
     begin, end = head.contents
     streamed = bool(head.flags)
@@ -297,8 +283,7 @@ def _offsets(head: GroupHead, body: Body) -> tuple[memoryview, bool]:
     else:
         wrong = int(size.max()) > MAX_INLINE or bool((stored > size).any())
     offsets = np.where(sizes > 0, np.uint64(begin) + np.cumsum(sizes) - sizes, np.uint64(0))
-    shares = not bool(own.all())
-    if shares and not wrong:
+    if not wrong and not bool(own.all()):
         rows = np.arange(head.count, dtype=np.uint64)
         near = ~own & (place < ELSEWHERE)
         far = ~own & ~near
@@ -315,15 +300,19 @@ def _offsets(head: GroupHead, body: Body) -> tuple[memoryview, bool]:
             offsets = np.where(far, place - np.uint64(ELSEWHERE), offsets[holders])
     if wrong:
         raise FormatError("a group places a content where it can't be", todo=RESTORE, group=head.position)
-    return offsets.astype(np.uint64).data, shares
+    return offsets
 
 
-def _check_ranges(columns: dict[str, NDArray[np.uint64]]) -> None:
+def _check_ranges(columns: dict[str, U64]) -> None:
     for name, least, most in _RANGES:
         if int(columns[name].min()) < least or int(columns[name].max()) > most:
             raise FormatError(f"an entry has an impossible {name}", todo=RESTORE)
 
 
+_FACTS = (
+    "created_at", "size", "stored_size", "codec", "parameter", "flags", "origin_commit", "origin_ordinal", "attributes",
+    "offset",
+)  # fmt: skip
 _RANGES = (
     ("uid_length", 1, MAX_UID_BYTES),
     ("created_at", MIN_TIME + TIME_BIAS, MAX_TIME + TIME_BIAS),

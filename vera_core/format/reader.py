@@ -1,144 +1,117 @@
 """Reads one shard from any range-readable source: looks up uids, lists entries, returns verified contents.
 
-Every length, count and sum is checked before it is used, every allocation is capped, and nothing is returned that does
-not verify: whatever the bytes, only FormatError and IncompatibleError leave it, besides the source's own errors.
-Threads may share a reader. What a shard's place in a repository means is not known here.
+Nothing is returned that does not verify: whatever the bytes, only FormatError and IncompatibleError leave it, besides
+the source's own errors. Threads may share a reader. What a shard's place in a repository means is not known here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
-from itertools import accumulate
+from bisect import bisect_right
+from hashlib import sha256
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from vera_core.codec import (
     MAX_INLINE,
     NO_DICTIONARIES,
+    Coding,
     Dictionaries,
     Stored,
     crc32,
-    decode,
+    decode_as,
     decode_many,
     digest,
-    unpack_block,
 )
-from vera_core.errors import FormatError, UsageError
-from vera_core.format import layout
-from vera_core.format.directory import parse_directory
+from vera_core.errors import FormatError, UsageError, VeraError
 from vera_core.format.groups import Group, key_of
-from vera_core.format.layout import RESTORE, SUFFIX, Footer, Header, Section, parse_sections
-from vera_core.format.source import Naming
+from vera_core.format.index import Page, Pages
+from vera_core.format.layout import RESTORE, SUFFIX
+from vera_core.format.shard import Shard, exactly
+from vera_core.format.source import Naming, named
 from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.verify import Verified, verify
 from vera_core.model import Codec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from vera_core.format.index import Content
     from vera_core.format.source import RangeSource
     from vera_core.model import Entry
 
 _BATCH_BYTES = 8 << 20
-_AHEAD = 64
-_AHEAD_BYTES = 4 << 20
-"""Groups whose blocks are asked for at once when all entries are listed, and the bytes of these beyond the first."""
+_RUN_BYTES = 8 << 20
 
 
-class ShardReader:
+class ShardReader(Shard):
     """An open shard. Make it with `ShardReader.open`.
 
-    `footer` and `directory` are what opening read; `cache_bytes` bounds the decoded groups it keeps.
+    `footer` and `directory` are what opening read.
     """
 
-    def __init__(self, source: RangeSource, tail: tuple[bytes, int], cache_bytes: int) -> None:
-        self.source = source
-        self._tail, total = tail
-        if len(self._tail) != min(total, SUFFIX) or total < layout.HEADER_SIZE + layout.FOOTER_SIZE:
-            raise FormatError(
-                f"an object of {total} bytes is too short for a shard, or was not read whole", todo=RESTORE
-            )
-        self._tail_start = total - len(self._tail)
-        self.footer = Footer.parse(self._tail[-layout.FOOTER_SIZE :], total)
-        self.sections = parse_sections(
-            self.fetch(self.footer.table_offset, self.footer.sections * layout.SECTION_SIZE), self.footer
-        )
-        [directory] = [section for section in self.sections if section.tag == layout.DIRECTORY]
-        self.directory = parse_directory(self.section_bytes(directory), self.footer)
-        self._cache_bytes = cache_bytes
-        self._cached = 0
-        self._groups: OrderedDict[int, Group] = OrderedDict()
-        self._dictionaries: Dictionaries | None = None
-        self._lock = threading.Lock()
-        if self._tail_start == 0:
-            self.header()
+    def __init__(self, source: RangeSource, tail: tuple[bytes, int], *, cache_bytes: int, digests: bool) -> None:
+        super().__init__(source, tail)
+        self._digests = digests
+        self._pages = Pages(self._page, cache_bytes)
+        self._first_keys = self.directory.first_keys
 
     @classmethod
-    def open(cls, source: RangeSource, *, cache_bytes: int = 24 << 20) -> ShardReader:
+    def open(cls, source: RangeSource, *, cache_bytes: int = 24 << 20, digests: bool = True) -> ShardReader:
         """Opens a shard with one suffix request of `SUFFIX` bytes (and one more for a directory that reaches further).
+
+        Args:
+            source: where its bytes are.
+            cache_bytes: bound of the part of the index that is kept: some 48 bytes an entry besides its uid.
+            digests: False leaves the SHA-256 of contents unchecked, which saves a quarter of the time of a small file.
+                Only for a shard that was verified before, or who checks digests himself; CRC32, encoding and size are
+                checked in any case.
 
         Raises:
             FormatError: no shard, or damaged where it was looked at.
             IncompatibleError: a version or feature that this reader refuses, by name.
         """
         with Naming(source.where):
-            return cls(source, source.read_suffix(SUFFIX), cache_bytes)
-
-    @property
-    def entry_count(self) -> int:
-        """Entries in the shard."""
-        return self.footer.entries
-
-    @property
-    def streamed(self) -> bool:
-        """Whether it holds one file that was streamed: `read_all` refuses it, `read_stream` reads it."""
-        return bool(self.footer.incompat & layout.STREAMED)
+            return cls(source, source.read_suffix(SUFFIX), cache_bytes=cache_bytes, digests=digests)
 
     @property
     def cached_bytes(self) -> int:
-        """Memory the kept groups take, about."""
-        return self._cached
-
-    def header(self) -> Header:
-        """Reads the header (a request, except for small shards) and checks it against the footer.
-
-        Raises:
-            FormatError: damaged, or of another shard than the footer.
-        """
-        with Naming(self.source.where):
-            data = self.fetch(0, layout.HEADER_SIZE)
-            header = Header.parse(data)
-            footer = self.footer
-            same = (footer.incompat, footer.compat, footer.repository_id) == (
-                header.incompat, header.compat, header.repository_id
-            )  # fmt: skip
-            if not same or int.from_bytes(data[-4:], "little") != footer.header_crc:
-                raise FormatError("header and footer are of different shards", todo=RESTORE)
-            return header
-
-    def dictionaries(self) -> Dictionaries:
-        """The shard's dictionaries, read when first asked for: with no request where the suffix holds them.
-
-        Raises:
-            FormatError: damaged.
-        """
-        with self._lock:
-            if self._dictionaries is None:
-                self._dictionaries = self._read_dictionaries()
-            return self._dictionaries
+        """Memory that the kept part of the index takes."""
+        return self._pages.memory
 
     def find(self, uid: str) -> list[Entry]:
-        """All entries of a uid, by ordinal; empty if there is none. Reads one group's block, or none if it is cached.
+        """All entries of a uid, by ordinal; empty if there is none. Reads one group's block, or none if it is kept.
 
         Raises:
             FormatError: the group is damaged.
         """
         name = uid.encode("utf-8", "surrogatepass")
         key = key_of(name)
-        with Naming(self.source.where):
-            groups = (self._group(number) for number in self.directory.groups_of(key))
-            return [group.entry(row, key) for group in groups for row in group.find(key, name)]
+        try:
+            pages = [self._pages[number] for number in self.directory.groups_of(key)]
+            return [page.entry(row, key, uid) for page in pages for row in page.find(key, name)]
+        except VeraError as error:
+            raise named(error, self.source.where) from error
+
+    def get(self, uid: str) -> bytes | None:
+        """The content of a uid's last entry, found without making an `Entry`; None if the shard has no such uid.
+
+        Raises:
+            FormatError: the group is damaged, or CRC32, encoding, size or SHA-256 do not match.
+            UsageError: the content is larger than `MAX_INLINE` bytes: use `find` and `read_stream`.
+        """
+        name = uid.encode("utf-8", "surrogatepass")
+        key = key_of(name)
+        try:
+            number = bisect_right(self._first_keys, key) - 1
+            while number >= 0:
+                page = self._pages[number]
+                row = page.last(key, name)
+                if row >= 0:
+                    return self._read(page.content(row))
+                number = number - 1 if self.directory.is_joined(number, key) else -1
+        except VeraError as error:
+            raise named(error, {**self.source.where, "uid": uid}) from error
+        return None
 
     def read(self, entry: Entry) -> bytes:
         """The content of an entry of at most `MAX_INLINE` bytes, with one request for exactly its stored bytes.
@@ -147,13 +120,10 @@ class ShardReader:
             FormatError: CRC32, encoding, size or SHA-256 do not match.
             UsageError: the content is larger: use `read_stream`.
         """
-        if entry.size > MAX_INLINE or entry.stored_size > MAX_INLINE:
-            raise UsageError(
-                f"a content of {entry.size} bytes is too large for memory", todo="Read it as a stream.", uid=entry.uid
-            )
-        with Naming({**self.source.where, "uid": entry.uid, "entry": entry.ordinal}):
-            stored = self.fetch(entry.offset, entry.stored_size)
-            return _checked(entry, stored, None, self._dictionaries_for(entry))
+        try:
+            return self._read(_content_of(entry))
+        except VeraError as error:
+            raise named(error, {**self.source.where, "uid": entry.uid, "entry": entry.ordinal}) from error
 
     def read_stream(self, entry: Entry) -> Iterator[bytes]:
         """The content of an entry of any size in pieces of up to 1 MiB, in constant memory.
@@ -165,7 +135,7 @@ class ShardReader:
             FormatError: as `read`, before the last piece.
         """
         with Naming({**self.source.where, "uid": entry.uid, "entry": entry.ordinal}):
-            crc, hasher = 0, hashlib.sha256()
+            crc, hasher = 0, sha256()
 
             def stored() -> Iterator[bytes]:
                 nonlocal crc
@@ -176,7 +146,8 @@ class ShardReader:
 
             held = b""
             whole = Whole(entry.codec, entry.size, entry.parameter)
-            for piece in decode_stream(whole, stored(), self._dictionaries_for(entry)):
+            dictionaries = self._dictionaries_for(Coding(entry.codec, entry.parameter))
+            for piece in decode_stream(whole, stored(), dictionaries):
                 if held:
                     yield held
                 hasher.update(piece)
@@ -185,6 +156,22 @@ class ShardReader:
                 raise FormatError("the content does not match its checksums", todo=RESTORE)
             if held:
                 yield held
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """The contents of many entries, in the order of their places; neighbours come in one request.
+
+        Holds the list of entries, and of contents some 50 MiB.
+
+        Raises:
+            FormatError, UsageError: as `read`.
+        """
+        wanted = sorted(entries, key=attrgetter("offset", "stored_size"))
+        with Naming(self.source.where):
+            for entry in wanted:
+                if entry.size > MAX_INLINE or entry.stored_size > MAX_INLINE:
+                    raise named(_too_large(entry.size), {"uid": entry.uid, "entry": entry.ordinal})
+            stored = self.fetch_many([(entry.offset, entry.stored_size) for entry in wanted])
+            yield from self._decoded(zip(wanted, stored, strict=True))
 
     def entries(self) -> Iterator[Entry]:
         """All entries by ordinal, which is the order of their keys. Reads all blocks, some at a time.
@@ -196,8 +183,18 @@ class ShardReader:
             for group in self.groups():
                 yield from group.entries()
 
+    def groups(self) -> Iterator[Group]:
+        """All groups in order, without their contents.
+
+        Raises:
+            FormatError: one is damaged, or contradicts the directory.
+        """
+        places = list(zip(self.directory.blocks.tolist(), self.directory.sizes.tolist(), strict=True))
+        for number, data in enumerate(self.fetch_many(places)):
+            yield self.parse_group(number, data)
+
     def read_all(self) -> Iterator[tuple[Entry, bytes]]:
-        """All entries with their contents by ordinal, group by group; decoding gives up the interpreter lock.
+        """All entries with their contents by ordinal; decoding gives up the interpreter lock.
 
         Raises:
             FormatError: as `entries` and `read`.
@@ -206,27 +203,7 @@ class ShardReader:
         if self.streamed:
             raise UsageError("the shard holds one streamed file", todo="Read it as a stream.", **self.source.where)
         with Naming(self.source.where):
-            for number in range(len(self.directory)):
-                begin, end = self.directory.blocks[number], self.directory.ends[number]
-                cut = self.directory.sizes[number]
-                group = self.parse_group(number, self.fetch(begin, cut))
-                contents_at = begin + cut
-                contents = memoryview(self.fetch(contents_at, end - contents_at))
-                batch: list[tuple[Entry, bytes]] = []
-                size = 0
-                for entry in group.entries():
-                    at = entry.offset - contents_at
-                    stored = (
-                        bytes(contents[at : at + entry.stored_size])
-                        if at >= 0
-                        else self.fetch(entry.offset, entry.stored_size)
-                    )
-                    if batch and size + entry.size > _BATCH_BYTES:
-                        yield from self.decode_batch(batch)
-                        batch, size = [], 0
-                    batch.append((entry, stored))
-                    size += entry.size
-                yield from self.decode_batch(batch)
+            yield from self._decoded(self._all_stored())
 
     def verify(self) -> Verified:
         """Checks every byte of the shard in one sequential pass; see `verify.verify`.
@@ -243,121 +220,103 @@ class ShardReader:
         Raises:
             FormatError: naming the entry that does not verify.
         """
-        contents: Sequence[bytes | None]
+        items = [Stored(entry.codec, stored, entry.size, entry.parameter) for entry, stored in batch]
         try:
-            contents = decode_many([_stored(entry, stored) for entry, stored in batch], self.dictionaries())
-        except FormatError:  # one by one, to name the one
-            contents = [None] * len(batch)
-        checked = []
-        for (entry, stored), content in zip(batch, contents, strict=True):
-            with Naming({"uid": entry.uid, "entry": entry.ordinal}):
-                checked.append((entry, _checked(entry, stored, content, self.dictionaries())))
-        return checked
+            contents = decode_many(items, self.dictionaries())
+        except FormatError:
+            contents = []
+        right = [
+            (entry, content)
+            for (entry, stored), content in zip(batch, contents, strict=False)
+            if crc32(stored) == entry.crc32 and (not self._digests or digest(content) == entry.sha256)
+        ]
+        return right if len(right) == len(batch) else [self._one(entry, stored) for entry, stored in batch]
 
-    def groups(self) -> Iterator[Group]:
-        """All groups in order, without their contents.
+    def _page(self, number: int) -> Page:
+        return Page(self.parse_group(number, self.fetch(self.directory.blocks[number], self.directory.sizes[number])))
 
-        Raises:
-            FormatError: one is damaged, or contradicts the directory.
-        """
-        blocks, sizes = self.directory.blocks, self.directory.sizes
-        begin = 0
-        while begin < len(blocks):
-            ahead = accumulate(sizes[begin + 1 : begin + _AHEAD])
-            end = begin + 1 + sum(size <= _AHEAD_BYTES for size in ahead)
-            places = list(zip(blocks[begin:end].tolist(), sizes[begin:end].tolist(), strict=True))
-            for number, data in enumerate(self.fetch_many(places), begin):
-                yield self.parse_group(number, data)
-            begin = end
+    def _one(self, entry: Entry, stored: bytes) -> tuple[Entry, bytes]:
+        with Naming({"uid": entry.uid, "entry": entry.ordinal}):
+            return entry, self._read(_content_of(entry), stored)
 
-    def parse_group(self, number: int, data: bytes) -> Group:
-        """Parses the block of a group after checking it against the directory.
+    def _read(self, content: Content, stored: bytes | None = None) -> bytes:
+        """A content from its place, or from its stored bytes where these are at hand.
 
         Raises:
-            FormatError: damaged, or of another group.
+            FormatError, UsageError: as `read`.
         """
+        offset, stored_size, size, crc, proof, coding = content
+        if size > MAX_INLINE or stored_size > MAX_INLINE:
+            raise _too_large(size)
+        if stored is None:
+            if 0 < offset < self._tail_start:  # as `fetch` does, in fewer steps
+                stored = self.source.read_at(offset, stored_size)
+            else:
+                stored = self.fetch(offset, stored_size)
+        if crc32(stored) != crc or len(stored) != stored_size:
+            exactly(stored, offset, stored_size)
+            raise FormatError("the stored bytes do not match their CRC32", todo=RESTORE)
+        dictionaries = self._dictionaries
+        if dictionaries is None:
+            dictionaries = self._dictionaries_for(coding)
+        decoded = decode_as(coding, stored, size, dictionaries)
+        if self._digests and sha256(decoded).digest() != proof:
+            raise FormatError("the content does not match its SHA-256", todo=RESTORE)
+        return decoded
+
+    def _dictionaries_for(self, coding: Coding) -> Dictionaries:
+        codec, parameter = coding
+        return self.dictionaries() if parameter and codec is Codec.ZSTD else NO_DICTIONARIES
+
+    def _decoded(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[tuple[Entry, bytes]]:
+        """Decodes in batches."""
+        batch: list[tuple[Entry, bytes]] = []
+        size = 0
+        for entry, stored in coming:
+            if batch and size + entry.size > _BATCH_BYTES:
+                yield from self.decode_batch(batch)
+                batch, size = [], 0
+            batch.append((entry, stored))
+            size += entry.size
+        yield from self.decode_batch(batch)
+
+    def _all_stored(self) -> Iterator[tuple[Entry, bytes]]:
+        """All entries by ordinal with their stored bytes; groups are read several at a time."""
         directory = self.directory
-        group = Group.parse(data, directory.blocks[number])
-        head = group.head
-        stated = (head.first, head.count, head.first_key, head.content_size, bool(head.flags))
-        end, begin = directory.ends[number], directory.blocks[number]
-        content_size = begin - self.footer.data_start if self.streamed else end - begin - directory.sizes[number]
-        first, after = directory.firsts[number], directory.firsts[number + 1]
-        if stated != (first, after - first, directory.first_keys[number], content_size, self.streamed):
-            raise FormatError("a group contradicts the directory", todo=RESTORE, group=head.position)
-        return group
+        data, start = b"", 0
+        for number, (begin, cut, end) in enumerate(zip(directory.blocks, directory.sizes, directory.ends, strict=True)):
+            if end > start + len(data):
+                data, start = self._run(number), begin
+            block_end = begin + cut
+            entries = self.parse_group(number, data[begin - start : block_end - start]).entries()
+            shared = self._shared(entry for entry in entries if 0 < entry.offset < begin)
+            for entry in entries:
+                place = entry.offset, entry.stored_size
+                at = entry.offset - start
+                if entry.offset >= block_end:
+                    yield entry, data[at : at + entry.stored_size]
+                else:
+                    yield entry, shared.get(place) or self.fetch(*place)
 
-    def fetch(self, offset: int, length: int) -> bytes:
-        """Exactly those bytes, from the suffix that opening read where it has them.
+    def _shared(self, entries: Iterable[Entry]) -> dict[tuple[int, int], bytes]:
+        """The stored bytes of contents that came with earlier groups, by place; none if they take too much memory."""
+        places = sorted({(entry.offset, entry.stored_size) for entry in entries})
+        if sum(size for _, size in places) > _RUN_BYTES:
+            return {}
+        return dict(zip(places, self.fetch_many(places), strict=True))
 
-        Raises:
-            FormatError: the source gives other than `length` bytes.
-        """
-        if length == 0:
-            return b""
-        start = offset - self._tail_start
-        data = self._tail[start : start + length] if start >= 0 else self.source.read_at(offset, length)
-        if len(data) != length:
-            raise FormatError(f"{length} bytes at {offset} were asked for and {len(data)} came", todo=RESTORE)
-        return data
-
-    def fetch_many(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes of several (offset, length), in order.
-
-        Raises:
-            FormatError: as `fetch`.
-        """
-        return [self.fetch(offset, length) for offset, length in places]
-
-    def _read_dictionaries(self) -> Dictionaries:
-        found = [section for section in self.sections if section.tag == layout.DICTIONARY]
-        return Dictionaries(map(self.section_bytes, found)) if found else NO_DICTIONARIES
-
-    def section_bytes(self, section: Section) -> bytes:
-        """A directory or dictionary, uncompressed (`parse_sections` bounds only theirs).
-
-        Raises:
-            FormatError: damaged.
-        """
-        stored = self.fetch(section.offset, section.size)
-        if crc32(stored) != section.crc:
-            name = layout.tag_text(section.tag)
-            raise FormatError("the checksum of a section does not match", todo=RESTORE, section=name)
-        return unpack_block(stored, section.raw_size)
-
-    def _dictionaries_for(self, entry: Entry) -> Dictionaries:
-        return self.dictionaries() if entry.codec is Codec.ZSTD and entry.parameter else NO_DICTIONARIES
-
-    def _group(self, number: int) -> Group:
-        with self._lock:
-            group = self._groups.get(number)
-            if group is not None:
-                self._groups.move_to_end(number)
-                return group
-        group = self.parse_group(number, self.fetch(self.directory.blocks[number], self.directory.sizes[number]))
-        with self._lock:
-            if number not in self._groups:
-                self._cached += group.memory
-            self._groups[number] = group
-            while self._cached > self._cache_bytes and len(self._groups) > 1:
-                self._cached -= self._groups.popitem(last=False)[1].memory
-        return group
+    def _run(self, number: int) -> bytes:
+        """The bytes of group `number` and those that follow, as long as they take no more than a request should."""
+        ends = self.directory.ends
+        begin = self.directory.blocks[number]
+        last = max(number, bisect_right(ends, begin + _RUN_BYTES) - 1)
+        return self.fetch(begin, ends[last] - begin)
 
 
-def _stored(entry: Entry, stored: bytes) -> Stored:
-    return Stored(entry.codec, stored, entry.size, entry.parameter)
+def _content_of(entry: Entry) -> Content:
+    coding = Coding(entry.codec, entry.parameter)
+    return entry.offset, entry.stored_size, entry.size, entry.crc32, entry.sha256, coding
 
 
-def _checked(entry: Entry, stored: bytes, content: bytes | None, dictionaries: Dictionaries) -> bytes:
-    """The content of an entry from its stored bytes (decoded here, if `content` is None), checked against all proofs.
-
-    Raises:
-        FormatError: CRC32, encoding, size or SHA-256 do not match.
-    """
-    if crc32(stored) != entry.crc32:
-        raise FormatError("the stored bytes do not match their CRC32", todo=RESTORE)
-    if content is None:
-        content = decode(_stored(entry, stored), dictionaries)
-    if digest(content) != entry.sha256:
-        raise FormatError("the content does not match its SHA-256", todo=RESTORE)
-    return content
+def _too_large(size: int) -> UsageError:
+    return UsageError(f"a content of {size} bytes is too large for memory", todo="Read it as a stream.")

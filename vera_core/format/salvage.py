@@ -25,7 +25,6 @@ from vera_core.model import Codec, Entry, check_uid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vera_core.format.columns import Attributes
     from vera_core.format.groups import GroupHead
     from vera_core.format.remains import Extent, Remains
 
@@ -184,17 +183,16 @@ class Salvage:
         self.streamed = bool(head.flags)
         facts = GroupFacts(head.size, head.content_size, keys, group.column("size"), group.column("created_at"))
         self.outline.add(facts)
-        known: dict[int, Attributes] = {}
         for row, key in enumerate(keys.tolist()):
             uid = group.body.uid(row)
             try:
-                entry = group.entry(row, key, known)
+                entry = group.entry(row, key)
                 check_uid(entry.uid)
                 if (key, uid) < self._last or key > self._limit:
                     raise FormatError("the entry is out of order")
             except (FormatError, BadUidError) as error:
                 name = ascii(uid.decode("utf-8", "replace"))[1:-1]  # it may hold what no terminal should get
-                self._lose(Damage(error.what, group.offsets()[row], 0, 1, head.first + row, name))
+                self._lose(Damage(error.what, int(group.column("offset")[row]), 0, 1, head.first + row, name))
                 continue
             self._last = (key, uid)
             yield entry

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from vera_core.codec import Stored, crc32, decode_many, digest
+from vera_core.codec import Stored, crc32, digest, digest_many
 from vera_core.errors import BadUidError, FormatError
 from vera_core.format import layout
 from vera_core.format.columns import TIME_BIAS, parse_attributes
@@ -45,7 +45,7 @@ _FACTS = np.dtype(
 )
 """What entries that share a content have in common."""
 _READ = 4 << 20
-_DECODED = 4 << 20
+_DECODED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +222,10 @@ def _verify_group(reader: ShardReader, scan: _Scan, number: int, sums: _Sums, br
     begin, contents = scan.position, scan.take(group.head.content_size)
     rows = np.flatnonzero(group.column("place") == 0)
     facts = facts[rows]
-    batch: list[Stored] = []
-    for offset, size, stored, _, parameter, codec, _ in facts.tolist():
-        at = offset - begin
-        batch.append(Stored(CODECS[codec], contents[at : at + stored] if stored else b"", size, parameter))
+    codecs, parameters = [CODECS[code] for code in facts["codec"].tolist()], facts["parameter"].tolist()
+    sizes, places = facts["size"].tolist(), (facts["offset"] - np.uint64(begin)).tolist()
+    stored = [contents[at : at + size] for at, size in zip(places, facts["stored_size"].tolist(), strict=True)]
+    batch = list(map(Stored, codecs, stored, sizes, parameters))
     bounds = np.flatnonzero(np.diff(np.cumsum(facts["size"], dtype=np.uint64) // _DECODED)) + 1
     for first, end in pairwise([0, *bounds.tolist(), len(batch)]):
         if first < end and not _are_right(facts[first:end], batch[first:end], reader.dictionaries()):
@@ -234,8 +234,7 @@ def _verify_group(reader: ShardReader, scan: _Scan, number: int, sums: _Sums, br
 
 def _facts_of(group: Group) -> NDArray[np.void]:
     facts = np.zeros(len(group), _FACTS)
-    facts["offset"] = group.offsets()
-    for name in ("size", "stored_size", "parameter", "codec"):
+    for name in ("offset", "size", "stored_size", "parameter", "codec"):
         facts[name] = group.column(name)
     facts["crc32"] = group.crcs()
     facts["digest"] = np.frombuffer(group.digests(), "V32")
@@ -250,18 +249,23 @@ def _are_same(known: NDArray[np.void], shared: NDArray[np.void]) -> bool:
 
 def _are_right(facts: NDArray[np.void], batch: Sequence[Stored], dictionaries: Dictionaries) -> bool:
     try:
-        contents = decode_many(batch, dictionaries)
+        digests = b"".join(digest_many(batch, dictionaries))
     except FormatError:
         return False
     crcs = [crc32(item.stored) for item in batch]
-    return crcs == facts["crc32"].tolist() and b"".join(map(digest, contents)) == facts["digest"].tobytes()
+    return crcs == facts["crc32"].tolist() and digests == facts["digest"].tobytes()
 
 
-def _name_wrong(reader: ShardReader, group: Group, rows: NDArray[np.int64], batch: Sequence[Stored]) -> None:
+def _name_wrong(reader: ShardReader, group: Group, rows: NDArray[np.int64], batch: Sequence[Stored]) -> NoReturn:
     """Raises for the first of the batch that is wrong."""
     keys = group.keys().tolist()
     for row, item in zip(rows.tolist(), batch, strict=True):
-        reader.decode_batch([(group.entry(row, keys[row]), item.stored)])
+        entry = group.entry(row, keys[row])
+        [(_, content)] = reader.decode_batch([(entry, item.stored)])
+        with Naming({"uid": entry.uid, "entry": entry.ordinal}):
+            if digest(content) != entry.sha256:
+                raise FormatError("the content does not match its SHA-256", todo=RESTORE)
+    raise FormatError("contents of a group don't verify together", todo=RESTORE, group=group.head.position)
 
 
 def _verify_streamed(reader: ShardReader, scan: _Scan, sums: _Sums) -> None:
