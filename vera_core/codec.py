@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import lz4.block
@@ -21,7 +20,9 @@ from vera_core.model import Codec
 from vera_core.zstd_frame import MAX_WINDOW, check_frame, check_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    _Loaded = Sequence[zstandard.ZstdCompressionDict]
 
 __all__ = [
     "MAX_DICTIONARIES",
@@ -75,25 +76,26 @@ class Stored(NamedTuple):
 class _Made(dict[int, zstandard.ZstdDecompressor]):
     """Decompressors by the number of their dictionary, made when first asked for, a few at a time."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_loaded", "_magic")
 
-    def __init__(self, make: Callable[[int], zstandard.ZstdDecompressor]) -> None:
+    def __init__(self, loaded: _Loaded, *, magic: bool) -> None:
         super().__init__()
-        self._make = make
+        self._loaded = loaded
+        self._magic = magic
 
     def __missing__(self, number: int) -> zstandard.ZstdDecompressor:
         if len(self) >= _CONTEXTS:
             self.clear()
-        made = self[number] = self._make(number)
+        made = self[number] = _new_decompressor(self._loaded, number, magic=self._magic)
         return made
 
 
 class _Decompressors(threading.local):
     """A thread's decompressors: of frames as they are stored, and of frames that have their magic number."""
 
-    def __init__(self, dictionaries: Dictionaries) -> None:
-        self.stored = _Made(dictionaries.new_decompressor)
-        self.whole = _Made(partial(dictionaries.new_decompressor, magic=True))
+    def __init__(self, loaded: _Loaded) -> None:
+        self.stored = _Made(loaded, magic=False)
+        self.whole = _Made(loaded, magic=True)
 
 
 class Dictionaries:
@@ -112,24 +114,28 @@ class Dictionaries:
                 zstandard.ZstdDecompressor(dict_data=loaded).decompress(_EMPTY_FRAME)
         except zstandard.ZstdError as error:
             raise FormatError(f"libzstd refuses a dictionary of the shard: {error}") from error
-        self.decompressors = _Decompressors(self)
+        self.decompressors = _Decompressors(self._loaded)
 
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def new_decompressor(self, number: int, *, magic: bool = False) -> zstandard.ZstdDecompressor:
-        """A decompressor of the caller's own, with dictionary `number` (0: none).
+    def new_decompressor(self, number: int) -> zstandard.ZstdDecompressor:
+        """A decompressor of the caller's own, with dictionary `number` (0: none), of frames as they are stored.
 
         Raises:
             FormatError: there is no such dictionary.
         """
-        if number > len(self._loaded):
-            raise FormatError(f"zstd dictionary {number} is not in this shard")
-        return zstandard.ZstdDecompressor(
-            dict_data=self._loaded[number - 1] if number else None,
-            max_window_size=MAX_WINDOW,
-            format=zstandard.FORMAT_ZSTD1 if magic else zstandard.FORMAT_ZSTD1_MAGICLESS,
-        )
+        return _new_decompressor(self._loaded, number)
+
+
+def _new_decompressor(loaded: _Loaded, number: int, *, magic: bool = False) -> zstandard.ZstdDecompressor:
+    if number > len(loaded):
+        raise FormatError(f"zstd dictionary {number} is not in this shard")
+    return zstandard.ZstdDecompressor(
+        dict_data=loaded[number - 1] if number else None,
+        max_window_size=MAX_WINDOW,
+        format=zstandard.FORMAT_ZSTD1 if magic else zstandard.FORMAT_ZSTD1_MAGICLESS,
+    )
 
 
 _EMPTY_FRAME = _MAGIC + b"\x20\x00\x01\x00\x00"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from vera_core import codec
 from vera_core.codec import Dictionaries, Stored, decode, decode_many
 from vera_core.encoding import Encoder, Trained, encode
 from vera_core.errors import FormatError
-from vera_core.format import BytesSource
+from vera_core.format import BytesSource, ShardReader
 from vera_core.format.columns import COLUMNS, encode_attributes, encode_body, largest_body, parse_attributes
 from vera_core.format.remains import Extent
 from vera_core.model import Codec
@@ -78,3 +79,25 @@ def test_large_contents_in_a_batch() -> None:
     huge = Stored(Codec.ZSTD, b"\xc0\x68" + (1 << 60).to_bytes(8, "little") + b"\3\0\0x", 1 << 60)
     with pytest.raises(FormatError, match="more than is decoded in memory"):
         decode_many([*items, huge])
+
+
+def alive(kind: type) -> int:
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_a_reader_is_freed_without_the_garbage_collector() -> None:
+    """It holds tens of MiB; in a cycle, they would wait for a collection."""
+    files = [File(f"uid-{number}", b"common words %d common words" % number) for number in range(9)]
+    trained = Trained((b"common words " * 9,), {"": 1})
+    gc.collect()
+    readers, dictionaries = alive(ShardReader), alive(Dictionaries)
+    gc.disable()
+    try:
+        reader = opened(pack(files, trained=trained)[0])
+        assert [reader.get(file.uid) for file in files] == [file.content for file in files]
+        assert len(list(reader.read_all())) == len(files)
+        assert (alive(ShardReader), alive(Dictionaries)) == (readers + 1, dictionaries + 1)
+        del reader
+        assert (alive(ShardReader), alive(Dictionaries)) == (readers, dictionaries)
+    finally:
+        gc.enable()

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -186,20 +187,23 @@ class Pages(dict[int, Page]):
     """The pages that are kept, by the number of their group: asking for another reads it.
 
     They take `limit` bytes at most. To make room the oldest goes, unless it was asked for more than once: that is
-    halved then, and the page counts as the youngest. Asking takes no lock.
+    halved then, and the page counts as the youngest. Asking takes no lock. The method `load` is held weakly: it belongs
+    to whoever holds the pages, and both would otherwise stay in memory until the garbage collector comes.
     """
 
     __slots__ = ("_limit", "_load", "_lock", "memory")
 
     def __init__(self, load: Callable[[int], Page], limit: int) -> None:
         super().__init__()
-        self._load = load
+        self._load = WeakMethod(load)
         self._limit = limit
         self._lock = threading.Lock()
         self.memory = 0
 
     def __missing__(self, number: int) -> Page:
-        page = self._load(number)
+        load = self._load()
+        assert load is not None, "whoever holds the pages is alive"
+        page = load(number)
         with self._lock:
             if number not in self:
                 self[number] = page

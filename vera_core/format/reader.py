@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from hashlib import sha256
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 8 << 20
 _RUN_BYTES = 8 << 20
+_ENTRY, _ENTRY_WITH_METADATA = 512, 16 << 10
+"""The most bytes, about, that an entry itself takes in a batch: 4 KiB of metadata can be four times that as text."""
 
 
 class ShardReader(Shard):
@@ -180,8 +183,8 @@ class ShardReader(Shard):
             FormatError: a group is damaged.
         """
         with Naming(self.source.where):
-            for group in self.groups():
-                yield from group.entries()
+            # Not a loop: its variable would hold a group, and what was read of it, while the next one is read.
+            yield from chain.from_iterable(map(Group.entries, self.groups()))
 
     def groups(self) -> Iterator[Group]:
         """All groups in order, without their contents.
@@ -273,30 +276,36 @@ class ShardReader(Shard):
         batch: list[tuple[Entry, bytes]] = []
         size = 0
         for entry, stored in coming:
-            if batch and size + entry.size > _BATCH_BYTES:
+            weight = entry.size + (_ENTRY_WITH_METADATA if entry.metadata else _ENTRY)
+            if batch and size + weight > _BATCH_BYTES:
                 yield from self.decode_batch(batch)
                 batch, size = [], 0
             batch.append((entry, stored))
-            size += entry.size
+            size += weight
         yield from self.decode_batch(batch)
 
     def _all_stored(self) -> Iterator[tuple[Entry, bytes]]:
         """All entries by ordinal with their stored bytes; groups are read several at a time."""
         directory = self.directory
         data, start = b"", 0
-        for number, (begin, cut, end) in enumerate(zip(directory.blocks, directory.sizes, directory.ends, strict=True)):
+        for number, (begin, end) in enumerate(zip(directory.blocks, directory.ends, strict=True)):
             if end > start + len(data):
                 data, start = self._run(number), begin
-            block_end = begin + cut
-            entries = self.parse_group(number, data[begin - start : block_end - start]).entries()
-            shared = self._shared(entry for entry in entries if 0 < entry.offset < begin)
-            for entry in entries:
-                place = entry.offset, entry.stored_size
-                at = entry.offset - start
-                if entry.offset >= block_end:
-                    yield entry, data[at : at + entry.stored_size]
-                else:
-                    yield entry, shared.get(place) or self.fetch(*place)
+            yield from self._group_stored(number, data, start)
+
+    def _group_stored(self, number: int, data: bytes, start: int) -> Iterator[tuple[Entry, bytes]]:
+        """The entries of a group with their stored bytes, from `data`, which begins at `start`."""
+        begin = self.directory.blocks[number]
+        block_end = begin + self.directory.sizes[number]
+        entries = self.parse_group(number, data[begin - start : block_end - start]).entries()
+        shared = self._shared(entry for entry in entries if 0 < entry.offset < begin)
+        for entry in entries:
+            place = entry.offset, entry.stored_size
+            at = entry.offset - start
+            if entry.offset >= block_end:
+                yield entry, data[at : at + entry.stored_size]
+            else:
+                yield entry, shared.get(place) or self.fetch(*place)
 
     def _shared(self, entries: Iterable[Entry]) -> dict[tuple[int, int], bytes]:
         """The stored bytes of contents that came with earlier groups, by place; none if they take too much memory."""
