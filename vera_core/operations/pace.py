@@ -2,7 +2,7 @@
 
 Two of Python's defaults cost more than the work itself here. The cyclic garbage collector looks at every object alive
 again and again, although rows make no cycles; and a thread that comes back from the disk or from compression waits up
-to 5 ms for the interpreter lock as long as another one computes (docs/performance.md has the figures).
+to 5 ms for the interpreter lock as long as another one computes.
 """
 
 from __future__ import annotations
