@@ -133,6 +133,24 @@ def test_damage_never_yields_other_than_size_bytes(kind: str, data: st.DataObjec
     assert every_way(damaged) <= {item.size, None}
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 1000])
+@pytest.mark.parametrize("head", [b"\x60\x2c\0", b"\xc0\x68\x2c\x01\0\0\0\0\0\0"], ids=["segment", "window"])
+def test_an_empty_compressed_block_is_refused_however_it_comes(head: bytes, step: int) -> None:
+    """libzstd refuses it in a whole frame, and passed over it in a stream."""
+    run = (300 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"x"  # the last block: 300 times "x"
+    empty = (2 << 1).to_bytes(3, "little")
+    for blocks, right in ((run, True), (empty + run, False), (empty * 2 + run, False)):
+        stored = head + blocks
+        pieces = [stored[at : at + step] for at in range(0, len(stored), step)]
+        item = Stored(Codec.ZSTD, stored, 300)
+        attempts = (
+            lambda item=item: decode(item),
+            lambda item=item: decode_many([item, item])[0],
+            lambda pieces=pieces: b"".join(decode_stream(Whole(Codec.ZSTD, 300), pieces)),
+        )
+        assert [size_or_refusal(attempt) for attempt in attempts] == [300 if right else None] * 3
+
+
 @pytest.mark.parametrize("codec", [Codec.RAW, Codec.ZSTD, Codec.LZ4])
 def test_exact_end(codec: Codec) -> None:
     policy = Policy.FAST if codec is Codec.LZ4 else Policy.BALANCED

@@ -16,6 +16,10 @@ MAX_WINDOW = 8 << 20
 """Largest zstd window in bytes that a reader accepts, whatever the frame asks for."""
 
 
+_RLE, _COMPRESSED = 1, 2
+"""Types of blocks."""
+
+
 def check_frame(stored: bytes, size: int) -> None:
     """Checks that `stored` is one frame that states `size`, keeps to the window cap and ends with its last byte."""
     end = len(stored)
@@ -50,9 +54,16 @@ def check_header(stored: bytes, size: int) -> int:
 
 
 def _next_block(data: bytes, at: int) -> tuple[int, bool]:
-    """Where the block whose 3-byte header is at `at` ends, and whether it is the frame's last (RFC 8878, 3.1.1.2)."""
+    """Where the block whose 3-byte header is at `at` ends, and whether it is the frame's last (RFC 8878, 3.1.1.2).
+
+    Raises:
+        FormatError: a compressed block of no bytes, which libzstd refuses in a frame and passes over in a stream.
+    """
     header = int.from_bytes(data[at : at + 3], "little")
-    return at + 3 + (1 if header >> 1 & 3 == 1 else header >> 3), bool(header & 1)
+    kind, size = header >> 1 & 3, header >> 3
+    if kind == _COMPRESSED and not size:
+        raise FormatError("a zstd frame holds a compressed block without bytes")
+    return at + 3 + (1 if kind == _RLE else size), bool(header & 1)
 
 
 class FrameFeed:
