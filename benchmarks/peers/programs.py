@@ -39,7 +39,7 @@ class _Program:
         return item.path
 
     def open(self, target: Path) -> AbstractContextManager[Read]:
-        raise RuntimeError(f"{self.title}: no single files are read from {target}, see `reads`")
+        raise RuntimeError(f"no single files are read from {target}: see `reads`")
 
 
 class Tar(_Program):
