@@ -1,6 +1,6 @@
 """The slot log in the store, and its sidecar: reading, appending, and the snapshot that spares readers the log.
 
-What the records mean is slots.py, how a chain of them is stored is `store.chain`.
+What the records mean is slotrecords.py, how a chain of them is stored is `store.chain`.
 
 The sidecar is derived, and replaced with every record. Each version of it is locked for a minute, and one that never
 was locked is not believed: so a plain PUT of an old or forged one costs readers the walk through the log, nothing else,
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import PreconditionError, RestrictedError
 from vera_core.model import Lock, LockMode
+from vera_core.slotrecords import apply, check_next
 from vera_core.slots import MALFORMED, SlotState
 from vera_core.store.base import ABSENT, Condition, MissingObjectError
 from vera_core.store.chain import ChainedLog, Head, canonical
@@ -92,7 +93,7 @@ class SlotLog:
         records, findings = self.chain.survey()
         state = SlotState(self.slot)
         for record in records:
-            state.apply(record)
+            apply(state, record)
         return state, findings
 
     def current(self) -> SlotState:
@@ -113,7 +114,7 @@ class SlotLog:
         """Applies the records that came after `state`; whether there were any. One request in the usual case."""
         fresh = self.chain.read_from(state.head)
         for record in fresh:
-            state.apply(record)
+            apply(state, record)
         return bool(fresh)
 
     def read_sidecar(self) -> SlotState | None:
@@ -201,7 +202,7 @@ class SlotLog:
         """The state as it was before record `number`; `state` must come from the whole log."""
         past = SlotState(self.slot)
         for record in state.records[: number - 1]:
-            past.apply(record)
+            apply(past, record)
         return past
 
     def append(self, state: SlotState, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> Record:
@@ -211,7 +212,7 @@ class SlotLog:
             LostAppendError: another record came first; `state` is unchanged: refresh it and plan again.
             IntegrityError, IncompatibleError: such a record could not be read; nothing is stored.
         """
-        state.check_next(body)
+        check_next(state, body)
         record = self.chain.append(state.head, body, lock=lock, now=now)
-        state.apply(record)
+        apply(state, record)
         return record

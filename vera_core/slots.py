@@ -1,7 +1,7 @@
-"""What a slot holds, folded from the records of everything that ever happened to it. Pure; no I/O.
+"""What a slot holds: its shards, the rows that are accounted for, what was erased. Pure; no I/O.
 
-How the records and the sidecar are stored is slotlog.py; planning what to append belongs to `operations`. Records are
-documented field by field in docs/protocol.md, "Slot log records".
+What the records of its log do to it is slotrecords.py; how they and the sidecar are stored is slotlog.py. The sidecar's
+fields are documented in docs/protocol.md, "The sidecar".
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import IncompatibleError, IntegrityError, VeraError
+from vera_core.errors import VeraError
 from vera_core.keyspace import Keyspace
 from vera_core.model import Lock, LockMode, Origin, Slot, format_time, parse_time
-from vera_core.store.chain import Head, Record, canonical
+from vera_core.store.chain import Head, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
+    from vera_core.store.chain import Record
 
-MAX_ORDINAL = (1 << 32) - 1
+
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, VeraError)
 """What reading a value from JSON that somebody else wrote may raise."""
 FILTER_ENTRIES = 256
@@ -197,32 +198,6 @@ class SlotState:
         """The parts of that manifest (digest) which commits account for, in row order."""
         return sorted((part for part in self.parts if part.manifest == manifest), key=lambda part: part.first)
 
-    def apply(self, record: Record) -> None:
-        """Folds the next record in.
-
-        Raises:
-            IncompatibleError: a type of record that this version does not know: it must not be ignored.
-            IntegrityError: a record of a known type that can't be understood.
-        """
-        if record.number != self.head.number + 1:
-            raise ValueError(f"record {record.number} can't follow {self.head.number}")
-        handler = _HANDLERS.get(record.type)
-        if handler is None:
-            raise IncompatibleError(
-                f"slot log record {record.number} is of type {record.type!r}, which this VERA does not know",
-                todo="Use a newer VERA.", slot=self.slot,
-            )  # fmt: skip
-        try:
-            handler(self, record)
-        except MALFORMED as error:
-            raise IntegrityError(
-                f"slot log record {record.number} of type {record.type!r} can't be understood: {error!r}",
-                todo="Nothing of the slot is read. Compare the record with a replica of the bucket.",
-                slot=self.slot, version_id=record.version_id,
-            ) from error  # fmt: skip
-        self.head = Head(record.number, record.digest)
-        self.records.append(record)
-
     def to_json(self) -> dict[str, Any]:
         """What a reader needs, as it stands in the sidecar."""
         return {
@@ -258,107 +233,6 @@ class SlotState:
         return hashlib.sha256(
             canonical({"head": self.head.digest, "n": self.head.number, **self.to_json()})
         ).hexdigest()
-
-    def check_next(self, body: Mapping[str, Any]) -> None:
-        """Makes sure that a record with `body` could be read as the next one; the state stays as it is.
-
-        Raises:
-            IntegrityError, IncompatibleError: it could not.
-        """
-        self.snapshot().apply(Record(self.head.number + 1, dict(body), "", "", None))
-
-
-def _apply_commit(state: SlotState, record: Record) -> None:
-    body = record.body
-    if int(body["n_bits"]) != state.slot.n_bits:
-        # Routed otherwise than the day's active epoch says: counts for nothing (DESIGN section 2).
-        state.strays.append(record.number)
-        return
-    shard = None if body["shard"] is None else ShardRef.from_json(state.slot, record.number, body["shard"])
-    first, end = (int(row) for row in body["part"])
-    if not 0 <= first < end:
-        raise ValueError(f"rows {first} to {end} are no part")
-    part = Part(
-        number=record.number,
-        source=str(body["source"]),
-        window=str(body["window"]),
-        revision=int(body["revision"]),
-        manifest=str(body["manifest"]),
-        first=first,
-        end=end,
-        archived=int(body["rows"]["archived"]),
-        equal=int(body["rows"]["equal"]),
-        rejects={reason: tuple((int(a), int(b)) for a, b in ranges) for reason, ranges in body["rejects"].items()},
-        shard=shard,
-    )
-    ranges = state.accounted.get(part.manifest, [])
-    if _overlaps(ranges, first, end) or (shard is not None and (shard.key, shard.version_id) in state.condemned):
-        # Rows that an earlier record accounts for already (I2), or a version that was given up to be deleted.
-        state.strays.append(record.number)
-        return
-    state.accounted[part.manifest] = _merged(ranges, first, end)
-    state.parts.append(part)
-    if shard is not None:
-        state.shards[record.number] = [shard]
-        state.named_by[shard.version_id] = record.number
-
-
-def _overlaps(ranges: list[tuple[int, int]], first: int, end: int) -> bool:
-    return any(a < end and first < b for a, b in ranges)
-
-
-def _merged(ranges: list[tuple[int, int]], first: int, end: int) -> list[tuple[int, int]]:
-    """Sorted, disjoint ranges with [first, end) added; neighbours become one."""
-    merged: list[tuple[int, int]] = []
-    for a, b in sorted([*ranges, (first, end)]):
-        if merged and merged[-1][1] == a:
-            merged[-1] = (merged[-1][0], b)
-        else:
-            merged.append((a, b))
-    return merged
-
-
-def _apply_repack(state: SlotState, record: Record) -> None:
-    replaced = {(str(item["key"]), str(item["version_id"])) for item in record.body["replaces"]}
-    # A shard that was stored again byte for byte keeps the number that its entries' origins go by.
-    fresh = [
-        ShardRef.from_json(state.slot, int(item.get("number", record.number)), item) for item in record.body["shards"]
-    ]
-    named = {(shard.key, shard.version_id) for shard in fresh}
-    if not replaced <= {(shard.key, shard.version_id) for shard in state.live()} or named & state.condemned:
-        state.strays.append(record.number)
-        return
-    for number, shards in list(state.shards.items()):
-        gone = [shard for shard in shards if (shard.key, shard.version_id) in replaced]
-        state.superseded.extend(gone)
-        state.shards[number] = [shard for shard in shards if shard not in gone]
-        if not state.shards[number]:
-            del state.shards[number]
-    for shard in fresh:
-        state.shards.setdefault(shard.number, []).append(shard)
-        state.named_by[shard.version_id] = record.number
-
-
-def _apply_tombstone(state: SlotState, record: Record) -> None:
-    versions = [Origin(int(commit), int(ordinal)) for commit, ordinal in record.body["versions"]]
-    if not all(origin.commit > 0 and 0 <= origin.ordinal <= MAX_ORDINAL for origin in versions):
-        raise ValueError(f"{record.body['versions']!r} are no versions")
-    state.erased.add(str(record.body["uid"]))
-    for origin in versions:
-        state.dead.setdefault(origin.commit, set()).add(origin.ordinal)
-
-
-def _apply_condemn(state: SlotState, record: Record) -> None:
-    # Without effect on what is live already: who condemned it lost the race with its commit, and must not delete it.
-    state.condemned |= {(str(item["key"]), str(item["version_id"])) for item in record.body["versions"]}
-
-
-_HANDLERS: dict[str, Callable[[SlotState, Record], None]] = {
-    "commit": _apply_commit,
-    "repack": _apply_repack,
-    "tombstone": _apply_tombstone,
-    "condemn": _apply_condemn,
-}
 
 
 def _bitmap(ordinals: set[int]) -> str:

@@ -7,8 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from vera_core.keyspace import Keyspace
-from vera_core.model import Lock, LockMode, Slot
+from vera_core.model import Lock, LockMode, Origin, Slot
 from vera_core.slotlog import SlotLog
+from vera_core.slotrecords import entries_json, repack_anchor
 from vera_core.slots import ShardRef, SlotState, small_filter
 from vera_core.store.chain import LogOptions
 
@@ -69,16 +70,33 @@ def commit(
     }
 
 
-def tombstone(uid: str, *versions: tuple[int, int]) -> dict[str, Any]:
-    return {"type": "tombstone", "uid": uid, "versions": [list(version) for version in versions]}
+def tombstone(uid: str, *versions: tuple[int, int], **more: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """Of the versions of a uid; `more` has those of further uids."""
+    return {
+        "type": "tombstone",
+        "request": "r-1",
+        "reason": "Art. 17(1)(b)",
+        "actor": "dpo@bank.example",
+        "entries": entries_json(
+            {uid: map(Origin._make, versions)} | {u: map(Origin._make, v) for u, v in more.items()}
+        ),
+    }
 
 
-def repack(old: ShardRef, *fresh: ShardRef, keep_number: bool = True) -> dict[str, Any]:
+def readmit(uid: str) -> dict[str, Any]:
+    return {"type": "readmit", "uid": uid, "request": "r-2", "reason": "a new contract", "actor": "dpo@bank.example"}
+
+
+def repack(
+    old: ShardRef, *fresh: ShardRef, keep_number: bool = True, left_out: Iterable[Origin] = ()
+) -> dict[str, Any]:
     return {
         "type": "repack",
         "reason": "damaged",
         "replaces": [{"key": old.key, "version_id": old.version_id}],
         "shards": [{**ref.to_json(), **({"number": ref.number} if keep_number else {})} for ref in fresh],
+        "anchor": repack_anchor([old], fresh, left_out),
+        "writer": "w",
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.protocol.packing import DAY, KEYS, File, MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.slots_support import tombstone
 from tests.protocol.test_races import damage
 from vera_core.errors import ErasedError, NotFoundError
 from vera_core.model import Lock, Origin
@@ -35,10 +36,14 @@ def erase(repo: Repository, uid: str, *, sidecar: bool = False) -> None:
     log = repo.slot_log(slot)
     state = log.load()
     now = repo.clock.now()
-    body = {"type": "tombstone", "uid": uid, "versions": [[int(commit), int(at)] for commit, at in versions]}
     longest = state.longest_lock()
     assert longest is not None
-    log.append(state, body, lock=Lock(repo.config.lock_mode, repo.record_until(longest)), now=now)
+    log.append(
+        state,
+        tombstone(uid, *((int(commit), int(at)) for commit, at in versions)),
+        lock=Lock(repo.config.lock_mode, repo.record_until(longest)),
+        now=now,
+    )
     if sidecar:
         log.write_sidecar(state, now)
 
@@ -169,8 +174,7 @@ def test_one_erased_version_leaves_the_others(memory_store: MemoryStore, tmp_pat
     log = repo.slot_log(slot)
     state = log.load()
     now = repo.clock.now()
-    body = {"type": "tombstone", "uid": UID, "versions": [[2, 0]]}
-    log.append(state, body, lock=Lock(repo.config.lock_mode, now + timedelta(days=500)), now=now)
+    log.append(state, tombstone(UID, (2, 0)), lock=Lock(repo.config.lock_mode, now + timedelta(days=500)), now=now)
     reader = Retriever(opened(memory_store, tmp_path))
     assert reader.get(UID, DAY) == b"one"
     assert [report.erased for report in reader.versions(UID, DAY)] == [False, True]

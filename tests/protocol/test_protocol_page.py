@@ -13,7 +13,7 @@ import pytest
 
 from tests.protocol.packing import CONFIG, KEYS, MemorySource, make_repository, pack, some_files
 from tests.protocol.slots_support import shard
-from vera_core import config, slots
+from vera_core import config, slotrecords, slots
 from vera_core.config import DEFAULT_PART_ROWS, DEFAULT_SHARD_BYTES, PROTOCOL_VERSION
 from vera_core.format import SUFFIX
 from vera_core.keyspace import KeyKind
@@ -33,7 +33,7 @@ CHAIN = {"type", "n", "prev", "time", "nonce", "lock", "check"}
 
 
 def test_every_record_type_is_described() -> None:
-    assert set(config._HANDLERS) | set(slots._HANDLERS) <= WORDS
+    assert set(config._HANDLERS) | set(slotrecords.HANDLERS) <= WORDS
 
 
 def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_the_examples_of_a_slot_fold_to_its_sidecar() -> None:
     """The sidecar's `digest`, which the fingerprint covers, ties it to the very bytes of the records."""
     [sidecar] = examples("fingerprint")
     state = SlotState(Slot("default", date(2026, 3, 1), 1, 1))
-    for body in [body for body in examples("check") if body["type"] in slots._HANDLERS]:
+    for body in [body for body in examples("check") if body["type"] in slotrecords.HANDLERS]:
         assert body["prev"] == state.head.digest
-        state.apply(as_record(body))
+        slotrecords.apply(state, as_record(body))
     assert state.head.number == sidecar["applied"] == 2
     assert encode_sidecar(state) == canonical(sidecar)
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.slots_support import FAR, SLOT, commit, condemn, grown, repack, shard, slot_log, tombstone
+from tests.protocol.slots_support import FAR, SLOT, commit, condemn, grown, readmit, repack, shard, slot_log, tombstone
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import Origin, Slot
+from vera_core.slotrecords import apply
 from vera_core.slots import FILTER_ENTRIES, ShardRef, SlotState, small_filter
 from vera_core.store.chain import Record
 from vera_core.store.memory import MemoryStore
@@ -21,7 +22,7 @@ from vera_core.store.memory import MemoryStore
 def fold(*bodies: dict[str, Any], slot: Slot = SLOT) -> SlotState:
     state = SlotState(slot)
     for number, body in enumerate(bodies, 1):
-        state.apply(Record(number, {"n": number, **body}, f"digest-{number}", f"version-{number}", None))
+        apply(state, Record(number, {"n": number, **body}, f"digest-{number}", f"version-{number}", None))
     return state
 
 
@@ -110,6 +111,27 @@ def test_a_tombstone_outlives_every_repack() -> None:
     assert state.erased == {"uid"}
 
 
+def test_a_tombstone_names_many_files() -> None:
+    state = fold(COMMIT, tombstone("u", (1, 3), v=[(1, 4), (1, 5)], w=[]))
+    assert state.dead == {1: {3, 4, 5}}
+    assert state.erased == {"u", "v", "w"}
+
+
+def test_a_readmitted_uid_may_be_archived_again_and_what_was_erased_stays_so() -> None:
+    state = fold(COMMIT, tombstone("u", (1, 3), v=[(1, 4)]), readmit("u"), readmit("never erased"))
+    assert state.erased == {"v"}
+    assert state.is_dead(Origin(1, 3))
+
+
+def test_a_repack_that_would_leave_a_living_file_behind_counts_for_nothing() -> None:
+    one, two = shard("one"), shard("two", 9)
+    erased = (COMMIT, tombstone("u", (1, 3)))
+    assert fold(*erased, repack(one, two, left_out=[Origin(1, 3), Origin(1, 4)])).strays == [3]
+    state = fold(*erased, repack(one, two, keep_number=False, left_out=[Origin(1, 3)]))
+    assert [ref.version_id for ref in state.live()] == ["v-two"]
+    assert state.is_dead(Origin(1, 3))
+
+
 @pytest.mark.parametrize("kind", ["puncture", "hold", "retain", "unheard-of", "", "Commit"])
 def test_an_unknown_record_is_never_passed_over(kind: str) -> None:
     with pytest.raises(IncompatibleError, match="does not know"):
@@ -117,6 +139,7 @@ def test_an_unknown_record_is_never_passed_over(kind: str) -> None:
 
 
 COMMIT = commit(0, 10, shard("one"))
+REPACK = repack(shard("one"), shard("two"))
 MALFORMED = [
     {**COMMIT, "n_bits": None},
     {**COMMIT, "n_bits": float("inf")},
@@ -138,11 +161,21 @@ MALFORMED = [
     {key: value for key, value in COMMIT.items() if key != "manifest"},
     {"type": "repack", "replaces": 3, "shards": []},
     {"type": "repack", "replaces": [], "shards": [{"key": "x"}]},
-    {"type": "tombstone", "uid": "u"},
-    {"type": "tombstone", "uid": "u", "versions": [[1]]},
-    {"type": "tombstone", "uid": "u", "versions": [[1, -1]]},
-    {"type": "tombstone", "uid": "u", "versions": [[0, 1]]},
-    {"type": "tombstone", "uid": "u", "versions": [[1, 1 << 40]]},
+    {"type": "repack", "replaces": [], "shards": []},
+    {**REPACK, "anchor": {}},
+    {**REPACK, "anchor": {**REPACK["anchor"], "old": []}},
+    {**REPACK, "anchor": {**REPACK["anchor"], "new": []}},
+    {**REPACK, "anchor": {**REPACK["anchor"], "old": [{**REPACK["anchor"]["old"][0], "sha256": "0" * 64}]}},
+    {**REPACK, "anchor": {**REPACK["anchor"], "left_out": [[0, 1]]}},
+    {**tombstone("u"), "entries": [{"uid": "u"}]},
+    {**tombstone("u"), "entries": [{"uid": "u", "versions": [[1]]}]},
+    {**tombstone("u"), "actor": None},
+    tombstone("u", (1, -1)),
+    tombstone("u", (0, 1)),
+    tombstone("u", (1, 1 << 40)),
+    {"type": "tombstone", "uid": "u", "versions": [[1, 0]]},
+    {**readmit("u"), "uid": 7},
+    {"type": "readmit", "uid": "u"},
     {"type": "condemn", "versions": [{}]},
     {"type": "condemn", "versions": None},
 ]
@@ -151,7 +184,7 @@ MALFORMED = [
 @pytest.mark.parametrize("body", MALFORMED, ids=range(len(MALFORMED)))
 def test_a_record_that_cannot_be_understood_stops_the_reader(body: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError, match="can't be understood"):
-        fold(body)
+        fold(*([COMMIT] if body["type"] == "repack" else []), body)
 
 
 FOREIGN = [
@@ -173,7 +206,7 @@ def test_no_record_brings_a_shard_of_another_slot_or_tenant(foreign: ShardRef) -
 def test_records_are_applied_in_order_only() -> None:
     state = fold(COMMIT)
     with pytest.raises(ValueError, match="can't follow"):
-        state.apply(Record(3, COMMIT, "", "", None))
+        apply(state, Record(3, COMMIT, "", "", None))
 
 
 def test_a_snapshot_does_not_change_with_later_records() -> None:
@@ -182,7 +215,7 @@ def test_a_snapshot_does_not_change_with_later_records() -> None:
     two, other = shard("two", 3), shard("x")
     later = (commit(10, 20, two), tombstone("w", (1, 2)), repack(shard("one"), other), condemn(shard("y")))
     for number, body in enumerate(later, 3):
-        state.apply(Record(number, body, str(number), "", None))
+        apply(state, Record(number, body, str(number), "", None))
     assert before.fingerprint == fingerprint
     assert before.live() == [shard("one")]
     assert before.erased == {"u"}
@@ -236,8 +269,8 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
         tombstone, st.sampled_from("uvw"), st.tuples(st.integers(1, 6), st.integers(0, 300)), st.just((2, 2))
     )
     repacks = st.builds(lambda old, new, keep: repack(old, new, keep_number=keep), any_shard, any_shard, st.booleans())
-    condemns = st.builds(condemn, any_shard)
-    return draw(st.lists(commits | commits | tombstones | repacks | condemns, min_size=1, max_size=14))
+    others = st.builds(condemn, any_shard) | st.builds(readmit, st.sampled_from("uvw"))
+    return draw(st.lists(commits | commits | tombstones | repacks | others, min_size=1, max_size=14))
 
 
 @given(histories(), st.data())

@@ -20,6 +20,7 @@ from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
+from vera_core.slotrecords import repack_anchor
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
@@ -203,6 +204,7 @@ class _SegmentPacker:
                 "reason": "damaged",
                 "replaces": [{"key": shard.key, "version_id": shard.version_id}],
                 "shards": [{**fresh.to_json(), "number": part.number}],
+                "anchor": repack_anchor([shard], [fresh]),
                 "writer": repo.audit.writer,
             }
             lock = Lock(repo.config.lock_mode, repo.record_until(fresh.lock.until)) if repo.config.locked else None
