@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from vera_core.errors import VeraError
 from vera_core.model import day_text, format_time
+from vera_core.operations.audited import audited
 from vera_core.operations.freeze import (
     freeze_window,
     frozen_manifests,
@@ -29,10 +28,8 @@ from vera_core.operations.report import Report, figure
 from vera_core.operations.segment import PackJob, Progress, pack_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from vera_core.audit.trail import Intent
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.repository import Repository
     from vera_core.slots import Part, SlotState
@@ -119,13 +116,12 @@ def freeze_rows(repo: Repository, source: Source, window: Window) -> PackPlan:
     """
     began = time.monotonic()
     repo.writable_config()
-    intent = repo.audit.intent("freeze", _subject(source, window))
-    with _told(repo, intent), repo.scratch() as scratch:
+    with audited(repo, "freeze", _subject(source, window)) as outcome, repo.scratch() as scratch:
         frozen = freeze_window(repo, source, window, scratch)
         while frozen.stale:
             frozen = freeze_window(repo, source, replace(frozen.window, revision=frozen.window.revision + 1), scratch)
         plan = replace(_plan(repo, frozen), seconds=time.monotonic() - began)
-    repo.audit.outcome(intent, "done", {"revision": plan.revision, "manifest": plan.manifest, "rows": plan.rows})
+        outcome |= {"revision": plan.revision, "manifest": plan.manifest, "rows": plan.rows}
     return plan
 
 
@@ -152,17 +148,13 @@ def pack_window(repo: Repository, source: Source, window: Window, *, progress: P
     """
     began = time.monotonic()
     repo.settled_config({window.day + timedelta(days) for days in (-1, 0, 1)})
-    intent = repo.audit.intent("pack", _subject(source, window))
-    with _told(repo, intent), repo.scratch() as scratch:
-        report = _pack(repo, source, window, scratch, progress)
-    seconds = time.monotonic() - began
-    report = replace(
-        report, seconds=seconds, files_per_second=report.packed_now / seconds if report.packed_now else 0.0
-    )
-    repo.audit.outcome(
-        intent,
-        "done",
-        {
+    with audited(repo, "pack", _subject(source, window)) as outcome:
+        with repo.scratch() as scratch:
+            report = _pack(repo, source, window, scratch, progress)
+        seconds = time.monotonic() - began
+        speed = report.packed_now / seconds if report.packed_now else 0.0
+        report = replace(report, seconds=seconds, files_per_second=speed)
+        outcome |= {
             "revision": report.revision,
             "manifest": report.manifest,
             "rows": report.rows,
@@ -171,8 +163,7 @@ def pack_window(repo: Repository, source: Source, window: Window, *, progress: P
             "rejected": report.rejected,
             "shard_count": len(report.shards),
             "shards": [[line.key, line.version_id] for line in report.shards[:SHARDS_AUDITED]],
-        },
-    )
+        }
     return report
 
 
@@ -190,17 +181,6 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
                 return replace(_report(frozen, parts), packed_now=job.packed_now)
         # An epoch was activated after this manifest was frozen: its commits count for nothing, its rows go again.
         window = replace(window, revision=window.revision + 1)
-
-
-@contextmanager
-def _told(repo: Repository, intent: Intent) -> Iterator[None]:
-    """Stores a failure as the outcome of `intent`; the outcome of success is the caller's."""
-    try:
-        yield
-    except BaseException as error:
-        detail = error.to_json() if isinstance(error, VeraError) else {"what": repr(error)}
-        repo.audit.outcome(intent, "failed", detail)
-        raise
 
 
 def _subject(source: Source, window: Window) -> dict[str, object]:
