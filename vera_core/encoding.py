@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from itertools import accumulate, compress, pairwise, repeat
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import lz4
 import lz4.block
@@ -22,9 +22,12 @@ from vera_core.errors import UsageError
 from vera_core.model import Codec, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+Digest: TypeAlias = "Callable[[bytes], bytes]"
+"""`codec.digest`, or what gives the same faster."""
 
 FACTS = np.dtype(
     [
@@ -172,13 +175,16 @@ class _Compressors(threading.local):
 class Encoder:
     """Encodes contents by a policy with the dictionaries of one shard. Threads may share it: contexts are their own."""
 
-    def __init__(self, policy: Policy = Policy.BALANCED, trained: Trained | None = None) -> None:
+    def __init__(
+        self, policy: Policy = Policy.BALANCED, trained: Trained | None = None, *, digest_with: Digest = digest
+    ) -> None:
         self.policy = policy
         self.trained = trained or Trained()
+        self._digest = digest_with
         self._loaded = [zstandard.ZstdCompressionDict(data) for data in self.trained.dictionaries]
-        usual = DICTIONARY_LEVELS[policy][0]
-        self._levels = self.trained.levels or (usual,) * len(self._loaded)
-        for loaded, level in zip(self._loaded, self._levels, strict=True):
+        levels = self.trained.levels or DICTIONARY_LEVELS[policy][:1] * len(self._loaded)
+        self._with_dictionary = [_Method(Codec.ZSTD, level, number) for number, level in enumerate(levels, 1)]
+        for loaded, level in zip(self._loaded, levels, strict=True):
             loaded.precompute_compress(level=level)
         self._contexts = _Compressors()
 
@@ -193,29 +199,30 @@ class Encoder:
         """
         count = len(contents)
         facts = np.zeros(count, FACTS)
-        sizes = [len(content) for content in contents]
+        sizes = list(map(len, contents))
         stored: list[bytes] = list(contents)
-        codecs = [0] * count
-        parameters = [0] * count
         work: dict[_Method, list[int]] = {}
-        types = media_types or [""] * count
-        for number, content in enumerate(contents):
-            method = self._method(content, types[number])
-            if method is _CONSTANT:
-                codecs[number], parameters[number], stored[number] = Codec.CONSTANT, content[0], b""
-            elif method is not _RAW:
+        for number, method in enumerate(map(self._method, contents, media_types or repeat("", count))):
+            if method is not _RAW:
                 work.setdefault(method, []).append(number)
+        for number in work.pop(_CONSTANT, ()):
+            facts["codec"][number], facts["parameter"][number] = Codec.CONSTANT, contents[number][0]
+            stored[number] = b""
         for method, numbers in work.items():
-            results = self._compress([contents[number] for number in numbers], method)
-            for number, result in zip(numbers, results, strict=True):
-                if len(result) < sizes[number]:
-                    codecs[number], parameters[number], stored[number] = method.codec, method.dictionary, result
+            whole = len(numbers) == count
+            results = self._compress(contents if whole else [contents[number] for number in numbers], method)
+            smaller = np.array(list(map(len, results))) < np.array(sizes)[numbers]
+            better = list(compress(numbers, smaller))
+            facts["codec"][better], facts["parameter"][better] = method.codec, method.dictionary
+            if whole and len(better) == count:
+                stored = results
+            else:
+                for number, result in zip(better, compress(results, smaller), strict=True):
+                    stored[number] = result
         facts["size"] = sizes
-        facts["stored_size"] = [len(item) for item in stored]
-        facts["crc32"] = [crc32(item) for item in stored]
-        facts["parameter"] = parameters
-        facts["codec"] = codecs
-        facts["digest"] = np.frombuffer(b"".join([digest(content) for content in contents]), np.uint8).reshape(-1, 32)
+        facts["stored_size"] = list(map(len, stored))
+        facts["crc32"] = list(map(crc32, stored))
+        facts["digest"] = _digests(contents, self._digest)
         return EncodedBatch(facts, b"".join(stored))
 
     def _method(self, content: bytes, media_type: str) -> _Method:
@@ -223,13 +230,13 @@ class Encoder:
         if self._loaded and method.codec in COMPRESSING and len(content) <= DICTIONARY_UP_TO:
             number = self.trained.number(kind_of(content, media_type))
             if number:
-                return _Method(Codec.ZSTD, self._levels[number - 1], number)
+                return self._with_dictionary[number - 1]
         return method
 
-    def _compress(self, contents: list[bytes], method: _Method) -> list[bytes]:
+    def _compress(self, contents: Sequence[bytes], method: _Method) -> list[bytes]:
         if method.codec is Codec.LZ4:
             return [lz4.block.compress(content, store_size=False) for content in contents]
-        buffers = cast("list[bytes | bytearray | memoryview]", contents)
+        buffers = cast("list[bytes | bytearray | memoryview]", list(contents))
         segments = self._compressor(method).multi_compress_to_buffer(buffers, threads=1)
         # What holds a segment can be joined, measured and summed like bytes, without making bytes of it.
         return [cast("bytes", segments[number]) for number in range(len(contents))]
@@ -246,9 +253,13 @@ class Encoder:
 def facts_of(contents: Sequence[bytes]) -> EncodedBatch:
     """Sizes and digests of contents that are not to be stored."""
     facts = np.zeros(len(contents), FACTS)
-    facts["size"] = [len(content) for content in contents]
-    facts["digest"] = np.frombuffer(b"".join([digest(content) for content in contents]), np.uint8).reshape(-1, 32)
+    facts["size"] = list(map(len, contents))
+    facts["digest"] = _digests(contents, digest)
     return EncodedBatch(facts, b"")
+
+
+def _digests(contents: Sequence[bytes], of: Digest) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(map(of, contents)), np.uint8).reshape(-1, 32)
 
 
 COMPRESSING = frozenset({Codec.ZSTD, Codec.LZ4})

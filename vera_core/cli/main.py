@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of the `vera` script."""
+    # Before a command loads numpy, whose threads for linear algebra would take longer to start than `vera get` works.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vera: %(message)s")
     watch()
     sys.exit(run(sys.argv[1:]))

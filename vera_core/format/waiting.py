@@ -6,7 +6,7 @@ Which of their contents are stored already is sharing.py's business, what is wri
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -46,12 +46,17 @@ _attributes = lru_cache(maxsize=4096)(encode_attributes)
 
 
 class Names(NamedTuple):
-    """What a batch's files are called: uids, microseconds since 1970 UTC, (media type, metadata), origins if any."""
+    """What a batch's files are called: uids, microseconds since 1970 UTC, (media type, metadata), origins if any.
+
+    `keys` are the keys of the uids, where they are known. A shard stores only each group's first: verifying finds a
+    wrong one, or one that put its file in a wrong place.
+    """
 
     uids: Sequence[str]
     created_at: Sequence[int] | NDArray[np.int64]
     attributes: Sequence[tuple[str, Metadata]]
     origins: Sequence[Origin | None] | None = None
+    keys: Sequence[int] | None = None
 
 
 class Waiting(NamedTuple):
@@ -74,8 +79,8 @@ class Waiting(NamedTuple):
             raise UsageError(f"{len(names.uids)} uids were given for {len(batch)} contents")
         rows = np.zeros(len(batch), ROW)
         uids = _encode_uids(names.uids)
-        rows["key"] = np.frombuffer(b"".join([digest(uid)[:8] for uid in uids]), ">u8")
-        rows["uid_length"] = [len(uid) for uid in uids]
+        rows["key"] = _keys(uids) if names.keys is None else names.keys
+        rows["uid_length"] = list(map(len, uids))
         times = _times(names)
         for name in ("size", "stored_size", "crc32", "parameter", "codec", "digest"):
             rows[name] = batch.facts[name]
@@ -93,7 +98,7 @@ class Waiting(NamedTuple):
         if names.origins is not None:
             numbers = [origin_numbers(origin) for origin in names.origins]
             rows["origin_commit"], rows["origin_ordinal"] = zip(*numbers, strict=True)
-        return cls(rows, uids, [_attributes(*pair) for pair in names.attributes], batch.stored)
+        return cls(rows, uids, list(starmap(_attributes, names.attributes)), batch.stored)
 
     def last(self, before: tuple[int, bytes]) -> tuple[int, bytes]:
         """The last (key, uid), once all are in order, beginning with `before`.
@@ -117,7 +122,7 @@ class Waiting(NamedTuple):
     def until(self, size: int, most: int) -> int:
         """How many entries reach `size` bytes of stored contents, or of uids and attributes, or are `most`."""
         rows = self.rows[:most]
-        names = np.array([len(text) for text in self.attributes[:most]], np.uint64) + rows["uid_length"]
+        names = np.array(list(map(len, self.attributes[:most])), np.uint64) + rows["uid_length"]
         return min(most, *(int(np.searchsorted(np.cumsum(each), size)) + 1 for each in (rows["stored_size"], names)))
 
     def joined(self, more: Waiting) -> Waiting:
@@ -154,11 +159,15 @@ def _encode_uids(uids: Sequence[str]) -> list[bytes]:
         BadUidError: naming the first that is none.
     """
     try:
-        encoded = [uid.encode() for uid in uids]
+        encoded = list(map(str.encode, uids))
     except UnicodeEncodeError:
         encoded = []
     plain = all(encoded) and max(map(len, encoded), default=MAX_UID_BYTES + 1) <= MAX_UID_BYTES
     return encoded if plain and " ".join(uids).isprintable() else [check_uid(uid).encode() for uid in uids]
+
+
+def _keys(uids: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join([digest(uid)[:8] for uid in uids]), ">u8").astype(np.uint64)
 
 
 def _times(names: Names) -> NDArray[np.int64]:

@@ -266,8 +266,8 @@ class ShardWriter:
     def _write_group(self, group: Waiting, place: NDArray[np.uint64], *, flags: int = 0) -> int:
         """Writes the block of a group; returns where it ends."""
         rows = group.rows
-        table: dict[bytes, int] = {}
-        codes = np.array([table.setdefault(text, len(table)) for text in group.attributes], np.uint64)
+        table = {text: number for number, text in enumerate(dict.fromkeys(group.attributes))}
+        codes = np.array(list(map(table.__getitem__, group.attributes)), np.uint64)
         own = {"flags": np.zeros(len(rows), np.uint64), "attributes": codes, "place": place}
         columns = [own[name] if name in own else rows[name].astype(np.uint64) for name in COLUMNS]
         content_size = int(rows["stored_size"][place == 0].sum())

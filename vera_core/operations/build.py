@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,20 +194,21 @@ class _Filling:
                 part.equal += 1
             else:
                 part.reject(rows.first + place, verdicts[place])
-        places = np.flatnonzero(chosen).tolist()
-        if places:
+        kept = chosen.tolist()
+        keys = list(compress(rows.keys, kept))
+        if keys:
             batch = loaded.encoded.select(chosen)
-            attributes = list(zip(rows.media_types, rows.metadata, strict=True))
             names = Names(
-                [rows.uids[place] for place in places],
-                [rows.created_at[place] for place in places],
-                [attributes[place] for place in places],
+                list(compress(rows.uids, kept)),
+                list(compress(rows.created_at, kept)),
+                list(compress(zip(rows.media_types, rows.metadata, strict=True), kept)),
+                keys=keys,
             )
             self._opened().append_batch(names, batch)
-            part.archived += len(places)
+            part.archived += len(batch)
             self.stored_bytes += int(batch.facts["stored_size"].sum())
             if len(part.keys) <= FILTER_ENTRIES:
-                part.keys += [rows.keys[place] for place in places]
+                part.keys += keys
         part.end = rows.first + end
         self.last_uid = rows.uids[end - 1]
 

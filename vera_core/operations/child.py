@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 OWN_PROCESS_ROWS = 50_000
 """Rows from which on a process of its own saves more time than its start takes (0.3 s)."""
 LENGTH_BYTES = 8
+LEAN = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy's threads for linear algebra, of which VERA does none, take a third of a process's start."""
 PIPE_BYTES = 256 << 10
 """What a pipe holds (on Linux): about a batch of encoded files, so that an answer is taken in one piece."""
 
@@ -42,6 +44,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             pipesize=PIPE_BYTES,
             start_new_session=True,
+            env=os.environ | LEAN,
         )
 
     @property

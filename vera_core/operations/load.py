@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from vera_core.codec import digest
 from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained
 from vera_core.training import train_dictionaries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vera_core.encoding import Digest
     from vera_core.model import Policy
     from vera_core.source.base import BigContent, Fetched, Source, Unreadable
     from vera_core.source.rows import RowBatch
 
-BATCH_ROWS = 256
+BATCH_ROWS = 512
 TRAINING_ROWS = 1024
 """Rows of the first batch of a part, from which its dictionaries are trained."""
 BATCH_BYTES = 2 << 20
@@ -77,9 +79,10 @@ It may load only some rows of the batch's beginning (at least one), and gets the
 class PartWork:
     """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them."""
 
-    def __init__(self, policy: Policy, files: int) -> None:
+    def __init__(self, policy: Policy, files: int, digest_with: Digest = digest) -> None:
         self._policy = policy
         self._files = files
+        self._digest_with = digest_with
         self._encoder: Encoder | None = None
 
     def encode(self, contents: Sequence[bytes], media_types: Sequence[str]) -> EncodedBatch:
@@ -95,7 +98,7 @@ class PartWork:
 
     def use(self, trained: Trained) -> None:
         """Goes on with these dictionaries."""
-        self._encoder = Encoder(self._policy, trained)
+        self._encoder = Encoder(self._policy, trained, digest_with=self._digest_with)
 
     @property
     def trained(self) -> Trained:

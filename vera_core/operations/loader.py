@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from vera_core.codec import digest_alone
 from vera_core.encoding import FACTS, EncodedBatch, Trained
 from vera_core.model import Policy
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
@@ -239,12 +240,11 @@ def main(settings: str) -> None:
     def answer(data: bytes) -> bytes | None:
         nonlocal work
         call = unpack_call(data)
+        if call.files or call.trained is not None:
+            work = PartWork(Policy(policy), call.files, digest_alone)
         if call.trained is not None:
-            work = PartWork(Policy(policy), 0)
             work.use(call.trained)
             return None
-        if call.files:
-            work = PartWork(Policy(policy), call.files)
         fetched = files.fetch_many(list(zip(call.paths, call.sizes, strict=True)))
         encoded, special = worked_on(fetched, call.media_types, work.encode)
         seen = {place: None if isinstance(item, BigContent) else item for place, item in special.items()}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import BadTimeError, UnavailableError, UsageError
 from vera_core.model import DEFAULT_TENANT, MAX_NAME_BYTES, check_name, parse_time, to_micros
+from vera_core.source.attributes import attribute_trouble
 from vera_core.source.base import LateRows, LocalContents, Unreadable
 from vera_core.source.catalogue import Catalogue
 from vera_core.source.files import LocalFiles
@@ -27,7 +28,6 @@ from vera_core.source.rows import (
     RawRow,
     Reject,
     RejectReason,
-    attribute_trouble,
     metadata_text,
     shown,
     uid_trouble,

@@ -84,16 +84,35 @@ class LocalFiles:
         One after the other while they come quickly, from the page cache or a near disk; several at once where the first
         ones show that each is waited for, and all sizes are declared, so that the caller bounds the memory.
         """
-        spent = 0.0
-        for at, (path, size) in enumerate(wanted):
-            if at == PROBED and spent > PROBED * SLOW_SECONDS and all(size is not None for _, size in wanted):
-                yield from self._pool.map(self._fetch_one, wanted[at:])
-                return
+        quickly, rest, spent = self._fetch_quickly(wanted), wanted[PROBED:], 0.0
+        for _ in wanted[:PROBED]:
             began = time.perf_counter()
-            item = self.fetch(path, size)
-            if at < PROBED:
-                spent += time.perf_counter() - began
+            item = next(quickly)
+            spent += time.perf_counter() - began
             yield item
+        if spent > PROBED * SLOW_SECONDS and all(size is not None for _, size in rest):
+            yield from self._pool.map(self._fetch_one, rest)
+        else:
+            yield from quickly
+
+    def _fetch_quickly(self, wanted: Sequence[tuple[str, int | None]]) -> Iterator[Fetched]:
+        """As `fetch` for each, with the fewest steps for a file that gives exactly the bytes it was declared with.
+
+        What gives that many is a regular file: of others, only an empty pipe ends where its size says, at 0.
+        """
+        allowed, open_file, read, close = self._allowed_directory, os.open, os.read, os.close
+        for path, size in wanted:
+            data = b""
+            if size and size <= self._limit and allowed(path[: path.rindex("/")] or "/"):
+                try:
+                    handle = open_file(path, _FLAGS)
+                    try:
+                        data = read(handle, size + 1)
+                    finally:
+                        close(handle)
+                except OSError:
+                    data = b""  # `fetch` says why
+            yield data if data and len(data) == size else self.fetch(path, size)
 
     def fetch(self, path: str, size: int | None) -> Fetched:
         """The content of the file at `path`, which must have `size` bytes if that is not None."""

@@ -14,8 +14,7 @@ from itertools import compress, islice
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vera_core.errors import BadUidError, UsageError
-from vera_core.format.columns import encode_attributes
+from vera_core.errors import BadUidError
 from vera_core.model import MAX_UID_BYTES, check_uid
 from vera_core.routing import UID_TIME_DIFFERS
 
@@ -245,15 +244,5 @@ def uid_trouble(uid: object) -> str:
     try:
         check_uid(uid)
     except BadUidError as error:
-        return error.what
-    return ""
-
-
-@lru_cache(maxsize=4096)
-def attribute_trouble(media_type: str, metadata: Metadata) -> str:
-    """What keeps media type and metadata out of a shard (format v1's limits), "" if nothing does."""
-    try:
-        encode_attributes(media_type, metadata)
-    except UsageError as error:
         return error.what
     return ""

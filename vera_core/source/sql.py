@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import UsageError
@@ -210,6 +210,8 @@ def _place_kind(row: Row) -> str:
 
 def _paths_of(batch: RowBatch) -> list[str]:
     cut = len(FILE_PLACE)
+    if all(map(str.startswith, batch.places, repeat(FILE_PLACE))):
+        return [place[cut:] for place in batch.places]
     return [place[cut:] if place.startswith(FILE_PLACE) else "" for place in batch.places]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from vera_core.format.layout import MAX_METADATA
 from vera_core.model import MAX_UID_BYTES
+from vera_core.source.attributes import attribute_trouble
 from vera_core.source.base import Unreadable
 from vera_core.source.mapping import ContentKind
 from vera_core.source.rows import (
@@ -25,7 +26,6 @@ from vera_core.source.rows import (
     RawBatch,
     RawRow,
     RejectReason,
-    attribute_trouble,
     metadata_texts,
     shown,
     uid_trouble,
