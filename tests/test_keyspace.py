@@ -46,6 +46,7 @@ def test_the_layout() -> None:
     assert keys.sidecar(SLOT) == "archive/t/acme/20260301/A/.vera.meta"
     assert keys.manifest("acme", "orders", DAY, 2) == "archive/t/acme/windows/orders/20260301/000002.parquet"
     assert keys.inventory("acme", DAY, "A", 3) == "archive/t/acme/inventory/date=20260301/A-000003.parquet"
+    assert keys.request("acme", "art17-2026-04", 1) == "archive/t/acme/requests/art17-2026-04/000001.json"
     assert keys.audit("host-1", 7) == "archive/audit/host-1/000007.json"
     assert keys.checkpoint(1) == "archive/audit/checkpoints/000001"
     assert keys.probe_prefix == "archive/probe/"
@@ -81,6 +82,8 @@ def test_names_that_would_leave_their_place_are_refused(name: str) -> None:
         lambda: keys.manifest(name, "s", DAY, 1),
         lambda: keys.manifest("t", name, DAY, 1),
         lambda: keys.inventory(name, DAY, "0", 1),
+        lambda: keys.request(name, "r", 1),
+        lambda: keys.request("t", name, 1),
         lambda: keys.audit(name, 1),
     )
     for call in calls:
@@ -146,6 +149,9 @@ def test_other_keys_read_back(keys: Keyspace, tenant: str, source: str, day: dat
     manifest = keys.parse(keys.manifest(tenant, source, day, number))
     assert (manifest.kind, manifest.tenant, manifest.source) == (KeyKind.MANIFEST, tenant, source)
     assert (manifest.day, manifest.number) == (day, number)
+    request = keys.parse(keys.request(tenant, source, number))
+    assert (request.kind, request.tenant, request.request) == (KeyKind.REQUEST, tenant, source)
+    assert request.number == number
     inventory = keys.parse(keys.inventory(tenant, day, "0F", number))
     assert (inventory.kind, inventory.tenant, inventory.day) == (KeyKind.INVENTORY, tenant, day)
     assert (inventory.index_text, inventory.number) == ("0F", number)

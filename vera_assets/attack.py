@@ -13,7 +13,7 @@ from vera_core.keyspace import KeyKind
 if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
 
-LOCKED = frozenset({KeyKind.SHARD, KeyKind.LOG, KeyKind.MANIFEST, KeyKind.CONFIG, KeyKind.AUDIT})
+LOCKED = frozenset({KeyKind.SHARD, KeyKind.LOG, KeyKind.MANIFEST, KeyKind.CONFIG, KeyKind.REQUEST, KeyKind.AUDIT})
 """What the protocol locks. Sidecars and inventories are derived, and may be lost."""
 
 

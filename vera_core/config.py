@@ -40,7 +40,8 @@ class RepositoryConfig:
 
     `inline_limit`: bytes up to which a file shares a shard with others; `shard_bytes`: stored bytes at which a shard is
     closed; `part_rows`: rows at which it is closed. `locked` is False only where init accepted a store without enforced
-    locks. `tells_markers`: whether the store's 404 tells of delete markers.
+    locks. `tells_markers`: whether the store's 404 tells of delete markers. `erasure_approval`: whether erasures must be
+    approved by somebody else than who asked for them; once set, it stays.
     """
 
     repository_id: str
@@ -53,6 +54,7 @@ class RepositoryConfig:
     shard_bytes: int = DEFAULT_SHARD_BYTES
     part_rows: int = DEFAULT_PART_ROWS
     tells_markers: bool = False
+    erasure_approval: bool = False
     min_reader: int = PROTOCOL_VERSION
     min_writer: int = PROTOCOL_VERSION
     revision: int = 0
@@ -117,6 +119,7 @@ class RepositoryConfig:
             "shard_bytes": self.shard_bytes,
             "part_rows": self.part_rows,
             "tells_markers": self.tells_markers,
+            "erasure_approval": self.erasure_approval,
             "encryption": None,
             "min_reader": self.min_reader,
             "min_writer": self.min_writer,
@@ -144,6 +147,7 @@ def _apply_init(_before: RepositoryConfig | None, body: Mapping[str, Any]) -> Re
         shard_bytes=int(body["shard_bytes"]),
         part_rows=int(body["part_rows"]),
         tells_markers=bool(body["tells_markers"]),
+        erasure_approval=bool(body["erasure_approval"]),
         min_reader=int(body["min_reader"]),
         min_writer=int(body["min_writer"]),
     )
@@ -173,12 +177,20 @@ def _apply_require(before: RepositoryConfig | None, body: Mapping[str, Any]) -> 
     return replace(before, min_reader=int(body["min_reader"]), min_writer=int(body["min_writer"]))
 
 
+def _apply_approval(before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+    assert before is not None
+    if not isinstance(body["actor"], str):
+        raise TypeError("the record does not say who")
+    return replace(before, erasure_approval=True)
+
+
 _HANDLERS: dict[str, Callable[[RepositoryConfig | None, Mapping[str, Any]], RepositoryConfig]] = {
     "init": _apply_init,
     "epoch": _apply_epoch,
     "activate": _settle(EpochState.ACTIVE),
     "withdraw": _settle(EpochState.WITHDRAWN),
     "require": _apply_require,
+    "approval": _apply_approval,
 }
 
 

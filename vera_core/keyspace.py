@@ -39,6 +39,7 @@ class KeyKind(StrEnum):
     KEYRING = "keyring"
     MANIFEST = "manifest"
     INVENTORY = "inventory"
+    REQUEST = "request"
     AUDIT = "audit"
     CHECKPOINT = "checkpoint"
     PROBE = "probe"
@@ -50,8 +51,8 @@ class ParsedKey:
     """What a key says. Parts that its kind doesn't have are empty, None or 0.
 
     `index_text` is the slot's index as written (n_bits is not in the key: `slot` takes it from the routing epoch);
-    `digest` the 32 hex digits of a shard or keyring; `number` that of a config, log, audit or checkpoint record, the
-    revision of a manifest, or the n of an inventory file.
+    `digest` the 32 hex digits of a shard or keyring; `number` that of a config, log, request, audit or checkpoint
+    record, the revision of a manifest, or the n of an inventory file.
     """
 
     key: str
@@ -62,6 +63,7 @@ class ParsedKey:
     digest: str = ""
     number: int = 0
     source: str = ""
+    request: str = ""
     writer: str = ""
 
     def slot(self, n_bits: int) -> Slot:
@@ -196,11 +198,27 @@ class Keyspace:
         """A day of a tenant's catalogue."""
         return f"{self.inventory_prefix(tenant)}date={day_text(day)}/"
 
+    def inventory_slot_prefix(self, slot: Slot) -> str:
+        """The files of a slot in its tenant's catalogue."""
+        return f"{self.inventory_day_prefix(slot.tenant, slot.day)}{slot.index_text}-"
+
     def inventory(self, tenant: str, day: date, index_text: str, number: int) -> str:
         """File `number` of a slot in its tenant's catalogue."""
         if not re.fullmatch(_INDEX, index_text):
             raise UsageError(f"{index_text!r} is no index of a slot", tenant=tenant, day=day)
         return f"{self.inventory_day_prefix(tenant, day)}{index_text}-{number_text(number)}.parquet"
+
+    def requests_prefix(self, tenant: str) -> str:
+        """A tenant's erasure requests; their ids are the next path components."""
+        return f"{self.tenant_prefix(tenant)}requests/"
+
+    def request_prefix(self, tenant: str, request: str) -> str:
+        """All records of an erasure request."""
+        return f"{self.requests_prefix(tenant)}{check_name(request, 'request id')}/"
+
+    def request(self, tenant: str, request: str, number: int) -> str:
+        """Record `number` of an erasure request."""
+        return f"{self.request_prefix(tenant, request)}{number_text(number)}.json"
 
     @property
     def audit_prefix(self) -> str:
@@ -279,6 +297,7 @@ def _parsed(key: str, kind: KeyKind, parts: Mapping[str, str]) -> ParsedKey:
         digest=parts.get("digest", ""),
         number=number,
         source=parts.get("source", ""),
+        request=parts.get("request", ""),
         writer=writer,
     )
 
@@ -306,6 +325,7 @@ _PATTERNS: dict[KeyKind, re.Pattern[str]] = {
         KeyKind.KEYRING: rf"{_SLOT}/{_DIGEST}\.keys",
         KeyKind.MANIFEST: rf"{_TENANT}/windows/(?P<source>{_NAME})/{_DAY}/{_NUMBER}\.parquet",
         KeyKind.INVENTORY: rf"{_TENANT}/inventory/date={_DAY}/(?P<index>{_INDEX})-{_NUMBER}\.parquet",
+        KeyKind.REQUEST: rf"{_TENANT}/requests/(?P<request>{_NAME})/{_NUMBER}\.json",
         KeyKind.AUDIT: rf"audit/(?P<writer>{_NAME})/{_NUMBER}\.json",
         KeyKind.CHECKPOINT: rf"audit/{CHECKPOINTS}/{_NUMBER}",
         KeyKind.CONFIG: rf"config/{_NUMBER}\.json",

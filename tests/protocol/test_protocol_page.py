@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.protocol.erasing import draft
 from tests.protocol.packing import CONFIG, KEYS, MemorySource, make_repository, pack, some_files
 from tests.protocol.slots_support import shard
-from vera_core import config, slotrecords, slots
+from vera_core import config, erasures, slotrecords, slots
 from vera_core.config import DEFAULT_PART_ROWS, DEFAULT_SHARD_BYTES, PROTOCOL_VERSION
 from vera_core.format import SUFFIX
 from vera_core.keyspace import KeyKind
 from vera_core.model import Slot
+from vera_core.operations.erasures import submit
 from vera_core.operations.repository import SHORT_LOCK, Workplace
 from vera_core.slotlog import SIDECAR_FORMAT, SIDECAR_LOCK, encode_sidecar
 from vera_core.slots import SlotState
@@ -33,19 +35,21 @@ CHAIN = {"type", "n", "prev", "time", "nonce", "lock", "check"}
 
 
 def test_every_record_type_is_described() -> None:
-    assert set(config._HANDLERS) | set(slotrecords.HANDLERS) <= WORDS
+    assert set(config._HANDLERS) | set(slotrecords.HANDLERS) | set(erasures.HANDLERS) <= WORDS
 
 
 def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp_path: Path) -> None:
-    pack(make_repository(memory_store, tmp_path), MemorySource(some_files(20)))
+    repo = make_repository(memory_store, tmp_path)
+    pack(repo, MemorySource(some_files(20)))
+    submit(repo, draft("doc/00001.json", "unheard/of"))
     seen: dict[KeyKind, set[str]] = {}
     for info in memory_store.list_objects(KEYS.root):
         kind = KEYS.parse(info.key).kind
-        if kind in {KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT, KeyKind.SIDECAR}:
+        if kind in {KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT, KeyKind.SIDECAR, KeyKind.REQUEST}:
             seen.setdefault(kind, set()).update(json.loads(memory_store.get(info.key).data))
     assert all(seen.values())
     assert set().union(*seen.values()) <= WORDS
-    for kind in (KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT):
+    for kind in (KeyKind.LOG, KeyKind.CONFIG, KeyKind.AUDIT, KeyKind.REQUEST):
         assert seen[kind] >= CHAIN
     assert set(CONFIG.to_json()) <= WORDS
     assert set(shard("x").to_json()) <= WORDS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.protocol.erasing import draft
 from tests.protocol.packing import (
     DAY,
     KEYS,
@@ -25,6 +26,7 @@ from vera_core.errors import IntegrityError, VeraError
 from vera_core.keyspace import KeyKind, number_text
 from vera_core.model import Lock, LockMode
 from vera_core.operations.doctor import execute_doctor, plan_doctor
+from vera_core.operations.erasures import submit
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import INTEGRITY, WORM_LOCK, verify_slots, verify_window
 from vera_core.operations.walk import all_slots
@@ -119,12 +121,13 @@ def keys_of_versions(store: ObjectStore, kind: KeyKind) -> set[str]:
     return {info.key for info in store.list_versions(KEYS.root) if KEYS.parse(info.key).kind is kind}
 
 
-@pytest.mark.parametrize("kind", [KeyKind.LOG, KeyKind.MANIFEST, KeyKind.CONFIG, KeyKind.AUDIT])
+@pytest.mark.parametrize("kind", [KeyKind.LOG, KeyKind.MANIFEST, KeyKind.CONFIG, KeyKind.REQUEST, KeyKind.AUDIT])
 def test_the_doctor_names_and_removes_what_strangers_put_over_records(
     store: ObjectStore, tmp_path: Path, kind: KeyKind
 ) -> None:
     """By VersionId, and nothing that is locked: neither a record nor what somebody locked over one."""
-    _, source = packed(store, tmp_path, 20)
+    repo, source = packed(store, tmp_path, 20)
+    submit(repo, draft("unheard/of"))
     sound = {(info.key, info.version_id) for info in store.list_versions(KEYS.root)}
     keys = keys_of(store, kind)
     following = KEYS.parse(keys[-1])

@@ -109,10 +109,32 @@ def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
     return objects, size
 
 
+def remove_outdated(repo: Repository, slot: Slot, number: int) -> None:
+    """Removes a slot's files that were written before record `number`, a tombstone: they may show what it erased.
+
+    The slot is missing from the catalogue until the day is written again.
+    """
+    for info in repo.store.list_versions(repo.keys.inventory_slot_prefix(slot)):
+        parsed = repo.keys.parse(info.key)
+        if parsed.kind is KeyKind.INVENTORY and parsed.number < number:
+            repo.store.delete(info.key, version_id=info.version_id)
+
+
 def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int, int]:
     """Writes one slot's file, none for an empty slot; returns the numbers that count now, the files and their bytes."""
+    log = repo.slot_log(slot)
     # Read before the rows: they may be newer than the number says, never older.
-    number = repo.slot_log(slot).current().head.number
+    state = log.current()
+    while True:
+        written = _write_rows(repo, slot, state.head.number, scratch)
+        seen = len(state.records)
+        log.refresh(state)
+        if not any(record.type == "tombstone" for record in state.records[seen:]):
+            return written
+        # Whoever erased looked for files to remove before this one was there.
+
+
+def _write_rows(repo: Repository, slot: Slot, number: int, scratch: Path) -> tuple[range, int, int]:
     path = scratch / f"inventory-{slot.index_text}.parquet"
     files = content = 0
     reports = Retriever(repo, slot.tenant).list_slot(slot)

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from vera_core.keyspace import KeyKind, number_text
+from vera_core.operations.erasure_reports import request_ids
 from vera_core.operations.report import Finding
 from vera_core.operations.walk import tenants
 from vera_core.store.base import MissingObjectError
@@ -29,7 +30,7 @@ Place = tuple[str, Callable[[], list[LogFinding]]]
 
 
 def record_places(repo: Repository, tenant: str | None) -> Iterator[Place]:
-    """Where records lie outside the slots: of one tenant its manifests, of all also the config log and audit trails."""
+    """Where records lie outside the slots: of a tenant its manifests and requests, of all also config and audit."""
     if tenant is None:
         yield _log_place(repo, repo.keys.config_prefix, repo.keys.config)
         for writer in audit_writers(repo):
@@ -37,6 +38,8 @@ def record_places(repo: Repository, tenant: str | None) -> Iterator[Place]:
     for name in [tenant] if tenant is not None else tenants(repo):
         prefix = repo.keys.all_windows_prefix(name)
         yield prefix, partial(_beside_manifests, repo, prefix)
+        for request in request_ids(repo, name):
+            yield _log_place(repo, repo.keys.request_prefix(name, request), partial(repo.keys.request, name, request))
 
 
 def audit_writers(repo: Repository) -> Iterator[str]:

@@ -1,0 +1,313 @@
+"""Erasure requests: what was asked, who approved it, what became of it, as locked, chained records of each request.
+
+The records' fields are documented in docs/protocol.md, "Erasure requests". Erasing itself, and which requests need an
+approval, belongs to `operations`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
+from vera_core.model import check_name, check_uid, format_time, parse_time
+from vera_core.slots import MALFORMED
+from vera_core.store.chain import ChainedLog, Head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+
+    from vera_core.keyspace import Keyspace
+    from vera_core.model import Lock
+    from vera_core.store.base import ObjectStore
+    from vera_core.store.chain import LogOptions, Record
+
+
+class Ground(StrEnum):
+    """Why a file must be kept although its erasure was asked for: the paragraph of the GDPR."""
+
+    OBLIGATION = "Art. 17(3)(b)"
+    CLAIMS = "Art. 17(3)(e)"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file that shall be erased; `created_at` is None where its uid carries a trusted time."""
+
+    uid: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a file is not erased now; `until` is when that ends, None where nobody knows."""
+
+    ground: Ground
+    detail: str
+    until: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in `refuse` records."""
+        until = None if self.until is None else format_time(self.until)
+        return {"ground": self.ground.value, "detail": self.detail, "until": until}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Refusal:
+        """The inverse of `to_json`."""
+        until = None if body["until"] is None else parse_time(body["until"])
+        return cls(Ground(body["ground"]), str(body["detail"]), until)
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureRequest:
+    """A request as of its last record. Files are named by their place in `targets`.
+
+    `received` is when the person asked, from which the law's month counts; `approver` and `decliner` are "" as long as
+    nobody was. A file is in `erased`, `missing` (not found) or `refused` once it was tried; else it is still open.
+    """
+
+    tenant: str
+    id: str
+    reason: str
+    requester: str
+    received: datetime
+    targets: tuple[Target, ...]
+    approver: str = ""
+    decliner: str = ""
+    erased: frozenset[int] = frozenset()
+    missing: frozenset[int] = frozenset()
+    refused: Mapping[int, Refusal] = field(default_factory=dict)
+    hidden_until: datetime | None = None
+    finished: datetime | None = None
+
+    @property
+    def open(self) -> list[int]:
+        """The files that are still to be erased, whether they may be now or not."""
+        if self.decliner:
+            return []
+        return [place for place in range(len(self.targets)) if place not in self.erased and place not in self.missing]
+
+    def due(self, now: datetime) -> list[int]:
+        """The open files that nothing is known to forbid at `now`; a ground without end is asked for every time."""
+        found = []
+        for place in self.open:
+            refusal = self.refused.get(place)
+            if refusal is None or refusal.until is None or refusal.until <= now:
+                found.append(place)
+        return found
+
+    @property
+    def month_ends(self) -> datetime:
+        """One calendar month after it was received (GDPR Art. 12(3))."""
+        return a_month_after(self.received)
+
+
+def a_month_after(moment: datetime) -> datetime:
+    """The same day and time of the next month, or that month's last day where it has no such day."""
+    next_month = moment.replace(day=1) + timedelta(days=32)
+    for day in range(moment.day, 0, -1):
+        try:
+            return next_month.replace(day=day)
+        except ValueError:
+            continue
+    raise AssertionError
+
+
+def request_body(request: ErasureRequest) -> dict[str, Any]:
+    """The first record of a request.
+
+    Raises:
+        UsageError: it names no file, its reason is empty, or a uid or its id is not valid.
+    """
+    check_name(request.id, "request id")
+    for target in request.targets:
+        check_uid(target.uid)
+    if not request.targets:
+        raise UsageError("the request names no file", request=request.id)
+    if not request.reason.strip():
+        raise UsageError("an erasure needs a reason", todo="Give one with --reason.", request=request.id)
+    return {
+        "type": "request",
+        "tenant": request.tenant,
+        "request": request.id,
+        "reason": request.reason,
+        "actor": request.requester,
+        "received": format_time(request.received),
+        "targets": [
+            {"uid": item.uid, "created_at": None if item.created_at is None else format_time(item.created_at)}
+            for item in request.targets
+        ],
+    }
+
+
+def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    body = record.body
+    return ErasureRequest(
+        tenant=str(body["tenant"]),
+        id=str(body["request"]),
+        reason=str(body["reason"]),
+        requester=str(body["actor"]),
+        received=parse_time(body["received"]),
+        targets=tuple(
+            Target(str(item["uid"]), None if item["created_at"] is None else parse_time(item["created_at"]))
+            for item in body["targets"]
+        ),
+    )
+
+
+def _apply_approve(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    assert before is not None
+    if same_person(record.body["actor"], before.requester) or before.decliner or before.approver:
+        # Nobody approves what they asked for themselves.
+        return before
+    return replace(before, approver=record.body["actor"])
+
+
+def _apply_decline(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    assert before is not None
+    reason, who = record.body["reason"], record.body["actor"]
+    if not isinstance(reason, str) or not isinstance(who, str):
+        raise TypeError("a decline says who and why")
+    return replace(before, decliner=before.decliner or who)
+
+
+def _apply_refuse(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    assert before is not None
+    refused = dict(before.refused)
+    for item in record.body["refusals"]:
+        refused[_place(before, item["target"])] = Refusal.from_json(item)
+    return replace(before, refused=refused)
+
+
+def _apply_done(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    assert before is not None
+    body = record.body
+    erased = before.erased | {_place(before, place) for place in body["erased"]}
+    missing = (before.missing | {_place(before, place) for place in body["missing"]}) - erased
+    ends = [] if body["hidden_until"] is None else [parse_time(body["hidden_until"])]
+    if before.hidden_until is not None:
+        ends.append(before.hidden_until)
+    after = replace(
+        before,
+        erased=erased,
+        missing=missing,
+        refused={place: item for place, item in before.refused.items() if place not in erased | missing},
+        hidden_until=max(ends, default=None),
+    )
+    return replace(after, finished=parse_time(body["time"])) if not after.open else after
+
+
+def _place(request: ErasureRequest, place: Any) -> int:
+    if not isinstance(place, int) or not 0 <= place < len(request.targets):
+        raise ValueError(f"{place!r} is none of the request's files")
+    return place
+
+
+HANDLERS: dict[str, Callable[[ErasureRequest | None, Record], ErasureRequest]] = {
+    "request": _apply_request,
+    "approve": _apply_approve,
+    "decline": _apply_decline,
+    "refuse": _apply_refuse,
+    "done": _apply_done,
+}
+"""Which types of record there are, and what each does."""
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two actors' names are those of one person: case and spaces around them don't matter."""
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def fold(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    """The request after `record`.
+
+    Raises:
+        IncompatibleError: an unknown record type.
+        IntegrityError: the record can't be understood.
+    """
+    handler = HANDLERS.get(record.type)
+    if handler is None or (before is None) != (record.type == "request"):
+        raise IncompatibleError(
+            f"record {record.number} of an erasure request is of type {record.type!r}, which this VERA does not "
+            "expect there",
+            todo="Use a newer VERA.",
+        )
+    try:
+        return handler(before, record)
+    except MALFORMED as error:
+        raise IntegrityError(
+            f"record {record.number} of an erasure request can't be understood: {error!r}",
+            todo="Nothing is erased by it. Compare the record with a replica of the bucket, or make a new request.",
+            version_id=record.version_id,
+        ) from error
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """The log of one request, with the request as of the last `load`, `refresh` or `append`."""
+
+    store: ObjectStore
+    keys: Keyspace
+    tenant: str
+    id: str
+    options: LogOptions
+    head: Head = field(default_factory=Head)
+    request: ErasureRequest | None = None
+
+    def load(self) -> ErasureRequest | None:
+        """The request from its whole log; None where there is none of that id.
+
+        Raises:
+            IntegrityError, IncompatibleError: it can't be trusted: nothing is erased by it.
+        """
+        self.head, self.request = Head(), None
+        self._take(self._chain.read())
+        return self.request
+
+    def existing(self) -> ErasureRequest:
+        """As `load`.
+
+        Raises:
+            NotFoundError: there is no request of that id.
+        """
+        found = self.load()
+        if found is None:
+            raise NotFoundError(
+                "there is no such erasure request", todo="`vera erasures` lists them.",
+                request=self.id, tenant=self.tenant,
+            )  # fmt: skip
+        return found
+
+    def refresh(self) -> None:
+        """Takes what was appended since; one request in the usual case."""
+        self._take(self._chain.read_from(self.head))
+
+    def append(self, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> None:
+        """Appends a record planned on `request`, and applies it.
+
+        Raises:
+            LostAppendError: somebody else's record came first: refresh and plan again.
+        """
+        self._take([self._chain.append(self.head, body, lock=lock, now=now)])
+
+    @property
+    def _chain(self) -> ChainedLog:
+        return ChainedLog(
+            self.store,
+            self.keys.request_prefix(self.tenant, self.id),
+            lambda n: self.keys.request(self.tenant, self.id, n),
+            self.options,
+        )
+
+    def _take(self, records: Iterable[Record]) -> None:
+        for record in records:
+            request = fold(self.request, record)
+            if (request.tenant, request.id) != (self.tenant, self.id):
+                raise IntegrityError(
+                    f"the request says that it is {request.id!r} of tenant {request.tenant!r}",
+                    todo="Somebody copied its record here; nothing is erased by it.", request=self.id,
+                )  # fmt: skip
+            self.request, self.head = request, Head(record.number, record.digest)

@@ -1,0 +1,331 @@
+"""Erasure requests from the asking to the end: stored, approved where the repository wants that, executed, answered.
+
+Every step is a record in the request's own log (`vera_core.erasures`), so that whoever runs requests finds what is left
+to do, and nothing depends on who began. How files are erased is erase.py; how a request is told of, erasure_reports.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from vera_core.erasures import ErasureRequest, request_body, same_person
+from vera_core.errors import ConflictError, RestrictedError, UsageError, VeraError
+from vera_core.model import Lock, format_time
+from vera_core.operations.audited import audited
+from vera_core.operations.erase import ATTEMPTS, FileErasure, Order, Outcome, erase, plan_erasure
+from vera_core.operations.erasure_reports import (
+    ErasureReport,
+    Stage,
+    finding_of,
+    plan_of,
+    report_of,
+    request_ids,
+    request_log,
+    stage_of,
+)
+from vera_core.operations.report import Finding, Report, figure
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from vera_core.erasures import RequestLog, Target
+    from vera_core.operations.repository import Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What is asked for: of which tenant, under which id, why, which files, and when the person asked (None: now)."""
+
+    tenant: str
+    id: str
+    reason: str
+    targets: tuple[Target, ...]
+    received: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport(Report):
+    """What became of the requests that were due; `findings` are about those that failed."""
+
+    requests: tuple[ErasureReport, ...]
+    findings: tuple[Finding, ...] = ()
+    erased: int = figure("erased", "files")
+    refused: int = figure("refused", "files")
+
+
+def plan_request(repo: Repository, draft: Draft, progress: Callable[[int], None] | None = None) -> ErasureReport:
+    """What a request would come to if it were approved and run now; changes nothing.
+
+    Raises:
+        UsageError: no file is named, there is no reason, or a uid needs a created_at.
+        IntegrityError: a slot can't be read.
+    """
+    began = time.monotonic()
+    request = _drafted(repo, draft)
+    files = plan_erasure(repo, _order(request, range(len(request.targets))), progress)
+    return replace(plan_of(request, files), seconds=time.monotonic() - began)
+
+
+def submit(repo: Repository, draft: Draft, progress: Callable[[int], None] | None = None) -> ErasureReport:
+    """Stores the request and, unless it needs an approval, executes it. Run again it goes on where it was.
+
+    Raises:
+        UsageError: no file is named, there is no reason, or a uid needs a created_at; nothing was done.
+        ConflictError: there is another request of that id.
+        RestrictedError: it was declined.
+        IntegrityError, UnavailableError: some slot could not be read or written; the others are done.
+    """
+    began = time.monotonic()
+    repo.writable_config()
+    request = _drafted(repo, draft)
+    with audited(repo, "erase", _subject(request)) as outcome:
+        log = _stored(repo, request)
+        report = _execute(repo, log, progress)
+        outcome.update(_summary(report))
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def run_request(
+    repo: Repository, tenant: str, request_id: str, progress: Callable[[int], None] | None = None
+) -> ErasureReport:
+    """Executes what is open of a request, if it may be.
+
+    Raises:
+        NotFoundError: there is no such request.
+        RestrictedError: it was declined.
+        IntegrityError, UnavailableError: as `submit`.
+    """
+    began = time.monotonic()
+    repo.writable_config()
+    log = request_log(repo, tenant, request_id)
+    with audited(repo, "erase", _subject(log.existing())) as outcome:
+        report = _execute(repo, log, progress)
+        outcome.update(_summary(report))
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def run_due(repo: Repository, tenant: str, progress: Callable[[int], None] | None = None) -> RunReport:
+    """Executes every request of a tenant that may be and is not done: also what was refused, once its ground ended.
+
+    A request that fails does not keep the others.
+
+    Raises:
+        IncompatibleError: the repository no longer takes writes from this version.
+    """
+    began = time.monotonic()
+    repo.writable_config()
+    reports: list[ErasureReport] = []
+    findings: list[Finding] = []
+    now = repo.clock.now()
+    for request_id in request_ids(repo, tenant):
+        try:
+            request = request_log(repo, tenant, request_id).existing()
+            if request.due(now) and stage_of(repo, request) in (Stage.DUE, Stage.REFUSED):
+                reports.append(run_request(repo, tenant, request_id, progress))
+        except VeraError as error:
+            findings.append(finding_of(error, repo.keys.request_prefix(tenant, request_id)))
+    return RunReport(
+        ok=not findings and all(report.ok for report in reports), requests=tuple(reports), findings=tuple(findings),
+        erased=sum(_counted(report)[Outcome.ERASED] for report in reports),
+        refused=sum(report.refused for report in reports), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def approve(repo: Repository, tenant: str, request_id: str) -> ErasureReport:
+    """Says that a request of somebody else may be executed; executing it is another step.
+
+    Raises:
+        NotFoundError: there is no such request.
+        RestrictedError: who approves asked for it, or it was declined.
+    """
+    who = repo.workplace.actor
+
+    def body(request: ErasureRequest) -> dict[str, Any] | None:
+        _check_not_declined(request)
+        if same_person(who, request.requester):
+            raise RestrictedError(
+                f"{who} asked for this erasure, and so can't approve it",
+                todo="Somebody else must: each works under a name of their own (`actor` in the settings).",
+                request=request.id, tenant=tenant,
+            )  # fmt: skip
+        return None if request.approver else {"type": "approve", "actor": who}
+
+    return _said(repo, "approve", request_log(repo, tenant, request_id), body)
+
+
+def decline(repo: Repository, tenant: str, request_id: str, reason: str) -> ErasureReport:
+    """Says that a request is not executed, or not any further; what was erased stays erased.
+
+    Raises:
+        NotFoundError: there is no such request.
+        UsageError: there is no reason.
+    """
+    if not reason.strip():
+        raise UsageError("a decline needs a reason: the person has a right to it", todo="Give one with --reason.")
+
+    def body(request: ErasureRequest) -> dict[str, Any] | None:
+        if request.decliner:
+            return None
+        return {"type": "decline", "actor": repo.workplace.actor, "reason": reason}
+
+    return _said(repo, "decline", request_log(repo, tenant, request_id), body)
+
+
+def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
+    """The draft as a request, each file once; raises UsageError where it can't be one."""
+    now = repo.clock.now()
+    received = draft.received or now
+    if received > now:
+        raise UsageError(f"the request would have been received at {format_time(received)}, which is to come")
+    routing = repo.config.routing
+    targets = {
+        (target.uid, routing.slot(draft.tenant, target.uid, target.created_at)): target for target in draft.targets
+    }
+    request = ErasureRequest(
+        tenant=draft.tenant, id=draft.id, reason=draft.reason, requester=repo.workplace.actor, received=received,
+        targets=tuple(targets.values()),
+    )  # fmt: skip
+    request_body(request)
+    return request
+
+
+def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
+    """The log of the request, with its first record stored, now or before."""
+    log = request_log(repo, request.tenant, request.id)
+    if log.load() is None:
+        try:
+            _append(repo, log, request_body(request))
+        except LostAppendError:
+            log.load()
+    stored = log.request
+    assert stored is not None
+    if (stored.targets, stored.reason) != (request.targets, request.reason):
+        raise ConflictError(
+            "there is another request of that id, for other files or another reason",
+            todo="Give a new one another --request-id; `vera erasures show` shows this one.",
+            request=request.id, tenant=request.tenant,
+        )  # fmt: skip
+    return log
+
+
+def _execute(repo: Repository, log: RequestLog, progress: Callable[[int], None] | None) -> ErasureReport:
+    request = log.request
+    assert request is not None
+    _check_not_declined(request)
+    if stage_of(repo, request) is Stage.WAITING:
+        return report_of(repo, request)
+    files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
+    _store(repo, log, lambda request: _done_body(request, files))
+    _store(repo, log, lambda request: _refuse_body(request, files))
+    if failed is not None:
+        failed.where |= {"request": request.id}
+        raise failed
+    assert log.request is not None
+    return report_of(repo, log.request, files)
+
+
+def _done_body(request: ErasureRequest, files: Sequence[FileErasure]) -> dict[str, Any] | None:
+    """What the request does not know yet of the files that are erased or not there."""
+    gone = [file for file in files if file.outcome in (Outcome.ERASED, Outcome.ALREADY)]
+    erased = {file.place for file in gone} - request.erased
+    missing = {file.place for file in files if file.outcome is Outcome.MISSING} - request.missing - request.erased
+    if not erased and not missing:
+        return None
+    ends = [file.hidden_until for file in gone if file.hidden_until is not None]
+    return {
+        "type": "done",
+        "erased": sorted(erased),
+        "missing": sorted(missing),
+        "hidden_until": format_time(max(ends)) if ends else None,
+    }
+
+
+def _refuse_body(request: ErasureRequest, files: Sequence[FileErasure]) -> dict[str, Any] | None:
+    """The refusals that the request does not know yet."""
+    fresh = {
+        file.place: file.refusal
+        for file in files
+        if file.refusal is not None and request.refused.get(file.place) != file.refusal
+    }
+    if not fresh:
+        return None
+    refusals = [{"target": place, **refusal.to_json()} for place, refusal in sorted(fresh.items())]
+    return {"type": "refuse", "refusals": refusals}
+
+
+def _store(repo: Repository, log: RequestLog, body: Callable[[ErasureRequest], dict[str, Any] | None]) -> None:
+    """Appends what `body` says of the request as it is, planned again whenever another record came first.
+
+    Raises:
+        ConflictError: others came first all the time.
+    """
+    for _ in range(ATTEMPTS):
+        assert log.request is not None
+        planned = body(log.request)
+        if planned is None:
+            return
+        try:
+            _append(repo, log, planned)
+        except LostAppendError:
+            log.refresh()
+        else:
+            return
+    raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", request=log.id)
+
+
+def _append(repo: Repository, log: RequestLog, body: Mapping[str, Any]) -> None:
+    now = repo.clock.now()
+    until = repo.record_until(now + timedelta(days=repo.config.longest_days))
+    lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
+    log.append({"actor": repo.workplace.actor, **body}, lock=lock, now=now)
+
+
+def _said(
+    repo: Repository, operation: str, log: RequestLog, body: Callable[[ErasureRequest], dict[str, Any] | None]
+) -> ErasureReport:
+    """A person's word about a request, in its log and in the audit."""
+    began = time.monotonic()
+    repo.writable_config()
+    log.existing()
+    with audited(repo, operation, {"tenant": log.tenant, "request": log.id}):
+        _store(repo, log, body)
+    assert log.request is not None
+    return replace(report_of(repo, log.request), seconds=time.monotonic() - began)
+
+
+def _check_not_declined(request: ErasureRequest) -> None:
+    if request.decliner:
+        raise RestrictedError(
+            f"the request was declined by {request.decliner}", todo="Make a new one if that was wrong.",
+            request=request.id, tenant=request.tenant,
+        )  # fmt: skip
+
+
+def _order(request: ErasureRequest, places: Sequence[int]) -> Order:
+    targets = [(place, request.targets[place]) for place in places]
+    return Order(request.tenant, request.id, request.reason, targets)
+
+
+def _counted(report: ErasureReport) -> Counter[Outcome]:
+    return Counter(file.outcome for file in report.files)
+
+
+def _subject(request: ErasureRequest) -> dict[str, object]:
+    """What an audit entry says of a request: not its files, which the request's own log names."""
+    return {"tenant": request.tenant, "request": request.id, "targets": len(request.targets)}
+
+
+def _summary(report: ErasureReport) -> dict[str, object]:
+    return {
+        "stage": report.stage.value,
+        "erased": report.erased,
+        "refused": report.refused,
+        "missing": report.missing,
+        "open": report.open,
+    }
