@@ -185,11 +185,15 @@ def roll_forward(repo: Repository, log: SlotLog) -> SlotState:
     A sidecar that has applied a record says that the record was sealed; the doctor doesn't take its word and asks.
     """
     state = log.load()
-    sealed = sealed_number(log, state)
+    settle(repo, log, state, sealed_number(log, state))
+    return state
+
+
+def settle(repo: Repository, log: SlotLog, state: SlotState, sealed: int) -> None:
+    """Seals what records after number `sealed` brought, whoever wrote them, and then says so in the sidecar."""
     seal(repo, log, state, sealed)
     if state.head.number > sealed:
         log.write_sidecar(state, repo.clock.now())
-    return state
 
 
 def sealed_number(log: SlotLog, state: SlotState) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vera_core.erasures import Ground, Refusal
 from vera_core.errors import ConflictError, VeraError
 from vera_core.model import Erasability, Lock, format_time
-from vera_core.operations.commit import seal, sealed_number
+from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.inventory import remove_outdated
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.routing import uid_key
@@ -211,9 +211,7 @@ def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int
     files = _with_tombstones(repo, order, log, state, uids)
     if not state.erased:
         return files
-    seal(repo, log, state, sealed)
-    if state.head.number > sealed:
-        log.write_sidecar(state, repo.clock.now())
+    settle(repo, log, state, sealed)
     remove_outdated(repo, slot, max(record.number for record in state.records if record.type == "tombstone"))
     return files
 

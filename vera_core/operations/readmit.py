@@ -1,0 +1,96 @@
+"""Readmitting an erased uid: its later rows may be archived again. What was erased stays erased."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vera_core.errors import ConflictError, NotFoundError, UsageError
+from vera_core.model import Lock, check_name
+from vera_core.operations.audited import audited
+from vera_core.operations.commit import sealed_number, settle
+from vera_core.operations.erase import ATTEMPTS
+from vera_core.operations.report import Report
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from vera_core.erasures import Target
+    from vera_core.operations.repository import Repository
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import SlotState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readmission:
+    """Which file may be archived again, of which tenant, on whose request, and why."""
+
+    tenant: str
+    target: Target
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadmitReport(Report):
+    """The uid that may be archived again, and its slot."""
+
+    uid: str
+    slot: str
+
+
+def readmit(repo: Repository, wanted: Readmission) -> ReadmitReport:
+    """Lets later rows of an erased uid be archived again; running it again changes nothing.
+
+    Raises:
+        UsageError: there is no reason or request id, or the uid needs a created_at.
+        NotFoundError: no file of that uid was erased.
+    """
+    began = time.monotonic()
+    repo.writable_config()
+    check_name(wanted.request, "request id")
+    if not wanted.reason.strip():
+        raise UsageError("a readmission needs a reason", todo="Give one with --reason.")
+    uid = wanted.target.uid
+    slot = repo.config.routing.slot(wanted.tenant, uid, wanted.target.created_at)
+    log = repo.slot_log(slot)
+    state = log.load()
+    if not _was_erased(state, uid):
+        raise NotFoundError(
+            "no file of that uid was erased",
+            todo="Check the uid, its created_at day and the tenant.",
+            uid=uid,
+            slot=slot,
+        )
+    with audited(repo, "readmit", {"slot": str(slot), "request": wanted.request}):
+        sealed = sealed_number(log, state)
+        _append(repo, wanted, log, state)
+        settle(repo, log, state, sealed)
+    return ReadmitReport(uid=uid, slot=str(slot), seconds=time.monotonic() - began)
+
+
+def _was_erased(state: SlotState, uid: str) -> bool:
+    tombstones = (record for record in state.records if record.type == "tombstone")
+    return any(entry["uid"] == uid for record in tombstones for entry in record.body["entries"])
+
+
+def _append(repo: Repository, wanted: Readmission, log: SlotLog, state: SlotState) -> None:
+    uid = wanted.target.uid
+    for _ in range(ATTEMPTS):
+        if uid not in state.erased:
+            return
+        now = repo.clock.now()
+        until = repo.record_until(state.longest_lock() or now)
+        body = {
+            "type": "readmit",
+            "uid": uid,
+            "request": wanted.request,
+            "reason": wanted.reason,
+            "actor": repo.workplace.actor,
+        }
+        try:
+            log.append(state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now)
+        except LostAppendError:
+            log.refresh(state)
+    if uid in state.erased:
+        raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", slot=log.slot)
