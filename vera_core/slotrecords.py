@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import IncompatibleError, IntegrityError
-from vera_core.model import Origin
-from vera_core.slots import MALFORMED, Part, ShardRef
+from vera_core.model import Origin, parse_time
+from vera_core.slots import MALFORMED, Part, Retention, ShardRef
 from vera_core.store.chain import Head, Record
 
 if TYPE_CHECKING:
@@ -135,26 +135,36 @@ def _apply_repack(state: SlotState, record: Record) -> None:
     named = {(shard.key, shard.version_id) for shard in fresh}
     old = [shard for shard in state.live() if (shard.key, shard.version_id) in replaced]
     left_out = _origins(record.body["anchor"]["left_out"])
-    if len(old) < len(replaced) or named & state.condemned or not all(map(state.is_dead, left_out)):
-        # Somebody else was first, or a version that is not erased would be left behind.
+    stay = any(state.is_held(origin) or not state.is_dead(origin) for origin in left_out)
+    if len(old) < len(replaced) or named & state.condemned or stay:
+        # Somebody else was first, or a version that is not erased, or held, would be left behind.
         state.strays.append(record.number)
         return
     if record.body["anchor"] != repack_anchor(old, fresh, left_out):
         raise ValueError("the anchor does not say what is replaced by what")
+    _supersede(state, old)
+    for shard in fresh:
+        state.shards.setdefault(shard.number, []).append(shard)
+        state.named_by[shard.version_id] = record.number
+
+
+def _supersede(state: SlotState, old: list[ShardRef]) -> None:
     for number, shards in list(state.shards.items()):
         gone = [shard for shard in shards if shard in old]
         state.superseded.extend(gone)
         state.shards[number] = [shard for shard in shards if shard not in gone]
         if not state.shards[number]:
             del state.shards[number]
-    for shard in fresh:
-        state.shards.setdefault(shard.number, []).append(shard)
-        state.named_by[shard.version_id] = record.number
 
 
 def _apply_tombstone(state: SlotState, record: Record) -> None:
     _check_said(record, "request", "reason", "actor")
-    for uid, origins in _entries(record):
+    entries = _entries(record)
+    if any(state.is_held(origin) for _, origins in entries for origin in origins):
+        # A hold beats an erasure, also one by a writer that does not know of holds.
+        state.strays.append(record.number)
+        return
+    for uid, origins in entries:
         state.erased.add(uid)
         for origin in origins:
             state.dead.setdefault(origin.commit, set()).add(origin.ordinal)
@@ -169,6 +179,53 @@ def _apply_readmit(state: SlotState, record: Record) -> None:
 def _apply_condemn(state: SlotState, record: Record) -> None:
     # Without effect on what is live already: who condemned it lost the race with its commit, and must not delete it.
     state.condemned |= {(str(item["key"]), str(item["version_id"])) for item in record.body["versions"]}
+
+
+def _apply_hold(state: SlotState, record: Record) -> None:
+    _check_said(record, "case", "reason", "actor")
+    named = {origin: uid for uid, origins in _entries(record) for origin in origins}
+    if named:
+        state.holds.setdefault(record.body["case"], {}).update(named)
+
+
+def _apply_release(state: SlotState, record: Record) -> None:
+    _check_said(record, "case", "reason", "actor")
+    released = {origin for _, origins in _entries(record) for origin in origins}
+    held = state.holds.pop(record.body["case"], {})
+    left = {origin: uid for origin, uid in held.items() if origin not in released}
+    if left:
+        state.holds[record.body["case"]] = left
+
+
+def _apply_retain(state: SlotState, record: Record) -> None:
+    _check_said(record, "reason", "actor")
+    until = parse_time(record.body["until"])
+    shard = ShardRef.from_json(state.slot, record.number, record.body["shard"])
+    if shard.lock.until < until:
+        raise ValueError("the copy is locked for a shorter time than it is to be kept")
+    before = {origin: state.retained.get(origin) for _, origins in _entries(record) for origin in origins}
+    longer = {origin: old for origin, old in before.items() if old is None or old.until < until}
+    if not longer or (shard.key, shard.version_id) in state.condemned:
+        # Nothing shortens a retention: of two extensions the longer one counts.
+        state.strays.append(record.number)
+        return
+    state.shards[record.number] = [shard]
+    state.named_by[shard.version_id] = record.number
+    state.retained.update(dict.fromkeys(longer, Retention(record.number, until)))
+    used = {retention.number for retention in state.retained.values()}
+    unused = {old.number for old in longer.values() if old is not None} - used
+    _supersede(state, [shard for number in unused for shard in state.shards.get(number, ())])
+
+
+def _apply_dispose(state: SlotState, record: Record) -> None:
+    _check_said(record, "request", "actor")
+    named = {(str(item["key"]), str(item["version_id"])) for item in record.body["shards"]}
+    gone = [shard for shard in state.live() if (shard.key, shard.version_id) in named]
+    if len(gone) < len(named):
+        # Something happened to one of them that whoever approved this had not seen.
+        state.strays.append(record.number)
+        return
+    _supersede(state, gone)
 
 
 def _check_said(record: Record, *names: str) -> None:
@@ -194,6 +251,10 @@ HANDLERS: dict[str, Callable[[SlotState, Record], None]] = {
     "repack": _apply_repack,
     "tombstone": _apply_tombstone,
     "readmit": _apply_readmit,
+    "hold": _apply_hold,
+    "release": _apply_release,
+    "retain": _apply_retain,
     "condemn": _apply_condemn,
+    "dispose": _apply_dispose,
 }
 """Which types of record there are, and what each does."""

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.errors import VeraError
 from vera_core.keyspace import Keyspace
@@ -137,15 +137,24 @@ class Part:
         return sum(end - first for ranges in self.rejects.values() for first, end in ranges)
 
 
+class Retention(NamedTuple):
+    """An extension of one version's retention: the record that brought the copy which keeps it, and until when."""
+
+    number: int
+    until: datetime
+
+
 @dataclass(slots=True)
 class SlotState:
     """A slot as of record `head.number`.
 
     `shards` are live, by the commit part of their entries' origin; `dead` holds the ordinals erased per origin commit;
     `accounted` the rows per manifest digest that commits account for, as merged ranges; `condemned` the (key,
-    VersionId) that no record may bring any more. The rest is complete only where it was read from the log, as packers
-    do, for readers don't need it: `erased` are the uids that must not be brought back, `named_by` the record that made
-    a VersionId live, `strays` the numbers of records that count for nothing.
+    VersionId) that no record may bring any more; `holds` the uid of each version under legal hold, by case; `retained`
+    the versions whose retention was extended. The rest is complete only where it was read from the log, as packers do,
+    for readers don't need it: `superseded` are the shards that are live no more, for a repack replaced or a disposal
+    ended them, `erased` the uids that must not be brought back, `named_by` the record that made a VersionId live,
+    `strays` the numbers of records that count for nothing.
     """
 
     slot: Slot
@@ -156,6 +165,8 @@ class SlotState:
     dead: dict[int, set[int]] = field(default_factory=dict)
     accounted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     condemned: set[tuple[str, str]] = field(default_factory=set)
+    holds: dict[str, dict[Origin, str]] = field(default_factory=dict)
+    retained: dict[Origin, Retention] = field(default_factory=dict)
     erased: set[str] = field(default_factory=set)
     named_by: dict[str, int] = field(default_factory=dict)
     strays: list[int] = field(default_factory=list)
@@ -169,6 +180,31 @@ class SlotState:
         """Whether that version was erased."""
         return origin.ordinal in self.dead.get(origin.commit, ())
 
+    def is_held(self, origin: Origin) -> bool:
+        """Whether any case holds that version: then nobody erases it, leaves it behind or disposes of it."""
+        return any(origin in versions for versions in self.holds.values())
+
+    def holds_of(self, origin: Origin) -> list[str]:
+        """The cases that hold that version, in order."""
+        return sorted(case for case, versions in self.holds.items() if origin in versions)
+
+    def held(self) -> dict[str, list[Origin]]:
+        """The versions that any case holds, by uid."""
+        found: dict[str, set[Origin]] = {}
+        for versions in self.holds.values():
+            for origin, uid in versions.items():
+                found.setdefault(uid, set()).add(origin)
+        return {uid: sorted(origins) for uid, origins in sorted(found.items())}
+
+    def retained_until(self, origin: Origin) -> datetime | None:
+        """Until when an extension keeps that version; None where its shard's class alone does."""
+        retention = self.retained.get(origin)
+        return None if retention is None else retention.until
+
+    def is_copy(self, shard: ShardRef) -> bool:
+        """Whether it is the copy that an extension made: its versions lie in other shards too, or did."""
+        return any(retention.number == shard.number for retention in self.retained.values())
+
     def snapshot(self) -> SlotState:
         """A copy that later records do not change."""
         return SlotState(
@@ -180,6 +216,8 @@ class SlotState:
             dead={commit: set(ordinals) for commit, ordinals in self.dead.items()},
             accounted={manifest: list(ranges) for manifest, ranges in self.accounted.items()},
             condemned=set(self.condemned),
+            holds={case: dict(versions) for case, versions in self.holds.items()},
+            retained=dict(self.retained),
             erased=set(self.erased),
             named_by=dict(self.named_by),
             strays=list(self.strays),
@@ -207,7 +245,13 @@ class SlotState:
             "dead": {str(commit): _bitmap(ordinals) for commit, ordinals in sorted(self.dead.items())},
             "accounted": self.accounted,
             "condemned": sorted(self.condemned),
-            "holds": [],
+            "holds": [
+                {"case": case, "versions": [[*origin, uid] for origin, uid in sorted(versions.items())]}
+                for case, versions in sorted(self.holds.items())
+            ],
+            "retained": [
+                [*origin, number, format_time(until)] for origin, (number, until) in sorted(self.retained.items())
+            ],
         }
 
     @classmethod
@@ -225,6 +269,14 @@ class SlotState:
             for manifest, ranges in body["accounted"].items()
         }
         state.condemned = {(str(key), str(version_id)) for key, version_id in body["condemned"]}
+        state.holds = {
+            str(item["case"]): {Origin(int(commit), int(at)): str(uid) for commit, at, uid in item["versions"]}
+            for item in body["holds"]
+        }
+        state.retained = {
+            Origin(int(commit), int(at)): Retention(int(number), parse_time(until))
+            for commit, at, number, until in body["retained"]
+        }
         return state
 
     @property

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from vera_core.keyspace import Keyspace
-from vera_core.model import Lock, LockMode, Origin, Slot
+from vera_core.model import Lock, LockMode, Origin, Slot, format_time
 from vera_core.slotlog import SlotLog
 from vera_core.slotrecords import entries_json, repack_anchor
 from vera_core.slots import ShardRef, SlotState, small_filter
@@ -98,6 +98,37 @@ def repack(
         "anchor": repack_anchor([old], fresh, left_out),
         "writer": "w",
     }
+
+
+def hold(uid: str, *versions: tuple[int, int], case: str = "case-1") -> dict[str, Any]:
+    return {
+        "type": "hold",
+        "case": case,
+        "reason": "litigation",
+        "actor": "counsel@bank.example",
+        "entries": entries_json({uid: map(Origin._make, versions)}),
+    }
+
+
+def release(uid: str, *versions: tuple[int, int], case: str = "case-1") -> dict[str, Any]:
+    return {**hold(uid, *versions, case=case), "type": "release"}
+
+
+def retain(ref: ShardRef, uid: str, *versions: tuple[int, int], until: datetime = FAR) -> dict[str, Any]:
+    return {
+        "type": "retain",
+        "reason": "an audit",
+        "actor": "records@bank.example",
+        "until": format_time(until),
+        "entries": entries_json({uid: map(Origin._make, versions)}),
+        "shard": ref.to_json(),
+        "writer": "w",
+    }
+
+
+def dispose(*refs: ShardRef) -> dict[str, Any]:
+    named = [{"key": ref.key, "version_id": ref.version_id} for ref in refs]
+    return {"type": "dispose", "shards": named, "request": "d-1", "actor": "records@bank.example"}
 
 
 def condemn(*refs: ShardRef) -> dict[str, Any]:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.slots_support import FAR, SLOT, commit, condemn, grown, readmit, repack, shard, slot_log, tombstone
+from tests.protocol.slots_support import (
+    FAR,
+    SLOT,
+    commit,
+    condemn,
+    dispose,
+    grown,
+    hold,
+    readmit,
+    release,
+    repack,
+    retain,
+    shard,
+    slot_log,
+    tombstone,
+)
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import Origin, Slot
 from vera_core.slotrecords import apply
@@ -132,7 +147,65 @@ def test_a_repack_that_would_leave_a_living_file_behind_counts_for_nothing() -> 
     assert state.is_dead(Origin(1, 3))
 
 
-@pytest.mark.parametrize("kind", ["puncture", "hold", "retain", "unheard-of", "", "Commit"])
+def test_a_version_is_held_as_long_as_any_case_needs_it() -> None:
+    held = (COMMIT, hold("u", (1, 3), (1, 4)), hold("u", (1, 3), case="case-0"))
+    state = fold(*held)
+    assert state.holds_of(Origin(1, 3)) == ["case-0", "case-1"]
+    assert state.held() == {"u": [Origin(1, 3), Origin(1, 4)]}
+    state = fold(*held, release("u", (1, 3), (1, 5)))
+    assert state.is_held(Origin(1, 3)), "another case needs it"
+    assert state.is_held(Origin(1, 4)), "not released"
+    state = fold(*held, release("u", (1, 3), (1, 4)), release("u", (1, 3), case="case-0"), release("u", (9, 9)))
+    assert not state.is_held(Origin(1, 3))
+    assert state.holds == {}
+    assert fold(COMMIT, hold("u")).holds == {}
+
+
+def test_a_hold_beats_a_tombstone_and_a_repack() -> None:
+    one, two = shard("one"), shard("two", 9)
+    state = fold(COMMIT, hold("u", (1, 3)), tombstone("u", (1, 3), v=[(1, 4)]))
+    assert (state.dead, state.erased, state.strays) == ({}, set(), [3])
+    # A hold of what is dead already, which no VERA writes, keeps the bytes that are there.
+    dead = fold(COMMIT, tombstone("u", (1, 3)), hold("u", (1, 3)), repack(one, two, left_out=[Origin(1, 3)]))
+    assert dead.strays == [4]
+    assert dead.is_dead(Origin(1, 3))
+    released = (hold("u", (1, 3)), release("u", (1, 3)), tombstone("u", (1, 3)))
+    assert fold(COMMIT, *released).is_dead(Origin(1, 3))
+
+
+def test_an_extension_brings_a_copy_and_nothing_shortens_it() -> None:
+    one, copy, longer = shard("one"), shard("copy", 2), shard("longer", 3)
+    soon = FAR - timedelta(days=9)
+    state = fold(COMMIT, retain(copy, "u", (1, 3), (1, 4), until=soon))
+    assert state.live() == [one, copy]
+    assert (state.is_copy(one), state.is_copy(copy)) == (False, True)
+    assert (state.retained_until(Origin(1, 3)), state.retained_until(Origin(1, 5))) == (soon, None)
+    later = fold(COMMIT, retain(copy, "u", (1, 3), (1, 4), until=soon), retain(longer, "u", (1, 3)))
+    assert later.live() == [one, copy, longer]
+    assert (later.retained_until(Origin(1, 3)), later.retained_until(Origin(1, 4))) == (FAR, soon)
+    both = fold(COMMIT, retain(copy, "u", (1, 3), until=soon), retain(longer, "u", (1, 3)))
+    assert both.live() == [one, longer], "the first copy keeps nothing any more"
+    assert both.superseded == [copy]
+    shorter = fold(COMMIT, retain(copy, "u", (1, 3)), retain(longer, "u", (1, 3), until=soon))
+    assert (shorter.strays, shorter.live(), shorter.retained_until(Origin(1, 3))) == ([3], [one, copy], FAR)
+
+
+def test_a_condemned_copy_extends_nothing() -> None:
+    copy = shard("copy", 3)
+    state = fold(COMMIT, condemn(copy), retain(copy, "u", (1, 3)))
+    assert (state.strays, state.retained) == ([3], {})
+
+
+def test_a_disposed_shard_is_live_no_more_and_may_be_condemned() -> None:
+    one, two = shard("one"), shard("two", 2)
+    packed = (COMMIT, commit(10, 20, two))
+    state = fold(*packed, dispose(one))
+    assert (state.live(), state.superseded) == ([two], [one])
+    assert state.covered("m")[0].shard == one, "its rows stay accounted for"
+    assert fold(*packed, repack(one, shard("three")), dispose(one, two)).strays == [4], "whole or not at all"
+
+
+@pytest.mark.parametrize("kind", ["puncture", "unheard-of", "", "Commit"])
 def test_an_unknown_record_is_never_passed_over(kind: str) -> None:
     with pytest.raises(IncompatibleError, match="does not know"):
         fold(commit(0, 10, shard("one")), {"type": kind})
@@ -140,6 +213,7 @@ def test_an_unknown_record_is_never_passed_over(kind: str) -> None:
 
 COMMIT = commit(0, 10, shard("one"))
 REPACK = repack(shard("one"), shard("two"))
+RETAIN = retain(shard("copy", 1), "u", (1, 3))
 MALFORMED = [
     {**COMMIT, "n_bits": None},
     {**COMMIT, "n_bits": float("inf")},
@@ -176,6 +250,14 @@ MALFORMED = [
     {"type": "tombstone", "uid": "u", "versions": [[1, 0]]},
     {**readmit("u"), "uid": 7},
     {"type": "readmit", "uid": "u"},
+    {**hold("u", (1, 3)), "case": 7},
+    {**hold("u", (1, 3)), "entries": [{"uid": "u", "versions": [[0, 1]]}]},
+    {"type": "release", "case": "case-1"},
+    {**RETAIN, "until": "soon"},
+    {**RETAIN, "until": "2996-01-01T00:00:00Z"},
+    {**RETAIN, "shard": None},
+    {**dispose(shard("one")), "request": None},
+    {**dispose(shard("one")), "shards": 3},
     {"type": "condemn", "versions": [{}]},
     {"type": "condemn", "versions": None},
 ]
@@ -198,7 +280,7 @@ FOREIGN = [
 @pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
 def test_no_record_brings_a_shard_of_another_slot_or_tenant(foreign: ShardRef) -> None:
     """A log that somebody could write to is no door into another tenant's files (I8)."""
-    for body in (commit(10, 20, foreign), repack(shard("one"), foreign)):
+    for body in (commit(10, 20, foreign), repack(shard("one"), foreign), retain(foreign, "u", (1, 3))):
         with pytest.raises(IntegrityError, match="can't be understood"):
             fold(COMMIT, body)
 
@@ -213,13 +295,17 @@ def test_a_snapshot_does_not_change_with_later_records() -> None:
     state = fold(COMMIT, tombstone("u", (1, 1)))
     before, fingerprint = state.snapshot(), state.fingerprint
     two, other = shard("two", 3), shard("x")
-    later = (commit(10, 20, two), tombstone("w", (1, 2)), repack(shard("one"), other), condemn(shard("y")))
+    later = (
+        commit(10, 20, two), tombstone("w", (1, 2)), repack(shard("one"), other), condemn(shard("y")),
+        hold("v", (1, 5)), retain(shard("copy", 8), "v", (1, 5)), dispose(other),
+    )  # fmt: skip
     for number, body in enumerate(later, 3):
         apply(state, Record(number, body, str(number), "", None))
     assert before.fingerprint == fingerprint
     assert before.live() == [shard("one")]
     assert before.erased == {"u"}
     assert before.dead == {1: {1}}
+    assert (before.holds, before.retained) == ({}, {})
     assert len(before.records) == 2
     assert before.brought_after(0) == [shard("one")]
 
@@ -255,6 +341,9 @@ def test_a_shard_reads_back_from_its_json(key: int, data: bytes) -> None:
 # ---------------------------------------------------------------------- log and sidecar tell the same
 
 
+SOON = FAR - timedelta(days=1)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Any sequence of records: overlapping and odd parts, repacks of live and dead shards, early and late condemns."""
@@ -269,8 +358,12 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
         tombstone, st.sampled_from("uvw"), st.tuples(st.integers(1, 6), st.integers(0, 300)), st.just((2, 2))
     )
     repacks = st.builds(lambda old, new, keep: repack(old, new, keep_number=keep), any_shard, any_shard, st.booleans())
-    others = st.builds(condemn, any_shard) | st.builds(readmit, st.sampled_from("uvw"))
-    return draw(st.lists(commits | commits | tombstones | repacks | others, min_size=1, max_size=14))
+    others = st.builds(condemn, any_shard) | st.builds(readmit, st.sampled_from("uvw")) | st.builds(dispose, any_shard)
+    version = st.tuples(st.integers(1, 6), st.integers(0, 3))
+    law = st.builds(hold, st.sampled_from("uvw"), version, case=st.sampled_from("AB"))
+    law |= st.builds(release, st.sampled_from("uvw"), version, case=st.sampled_from("AB"))
+    law |= st.builds(retain, any_shard, st.sampled_from("uvw"), version, until=st.sampled_from([FAR, SOON]))
+    return draw(st.lists(commits | commits | tombstones | repacks | others | law, min_size=1, max_size=14))
 
 
 @given(histories(), st.data())
@@ -286,10 +379,23 @@ def test_sidecar_and_tail_fold_to_what_the_log_folds_to(history: list[dict[str, 
     assert seen.live() == whole.live()
     assert seen.dead == whole.dead
     assert seen.condemned == whole.condemned
+    assert (seen.holds, seen.retained) == (whole.holds, whole.retained)
     reloaded = log.load()
     assert reloaded.fingerprint == whole.fingerprint
     for number in range(1, len(history) + 1):
         assert log.before(reloaded, number).records == reloaded.records[: number - 1]
+
+
+@given(histories())
+def test_what_is_held_is_not_erased_and_what_is_retained_stays_as_long(history: list[dict[str, Any]]) -> None:
+    state = SlotState(SLOT)
+    for number, body in enumerate(history, 1):
+        before = state.snapshot()
+        apply(state, Record(number, {"n": number, **body}, f"digest-{number}", f"version-{number}", None))
+        for origins in before.held().values():
+            assert all(before.is_dead(origin) or not state.is_dead(origin) for origin in origins)
+        for origin, retention in before.retained.items():
+            assert state.retained[origin].until >= retention.until
 
 
 @given(histories())
