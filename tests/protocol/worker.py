@@ -1,4 +1,4 @@
-"""A separate process that packs, migrates or mends until it is killed; run as `python -m tests.protocol.worker`.
+"""A separate process that works on an archive until it is killed; run as `python -m tests.protocol.worker`.
 
 It reads lists of jobs from its standard input, one JSON line each, forks a process for every job, and answers with one
 line: for each job `done` and what it returned, `killed` if SIGKILL ended it, or `failed` and the error. Only the forked
@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.protocol.erasing import draft
 from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.due import Migration
+from vera_core.operations.erasures import run_due, submit
 from vera_core.operations.migrate import advance_watermark, migrate_window
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState
@@ -57,12 +59,16 @@ def database_url(spool: Path) -> str:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Does a job on a store with the job's rules: packs the source's window, migrates it, or runs the doctor."""
+    """Does a job on a store with the job's rules: packs the source's window, migrates it, mends, or erases."""
     spool = Path(job["spool"])
     rules = [Rule(Action[rule["action"]], rule["kind"], rule["key"], rule.get("nth", 1)) for rule in job["rules"]]
     repo = opened(FaultyStore(S3Store(job["bucket"]), rules), spool, "worker")
     if job["verb"] == "doctor":
         return {"sealed": execute_doctor(repo, plan_doctor(repo)).sealed}
+    if job["verb"] == "erase":
+        return {"erased": submit(repo, draft(*job["uids"], request=job["request"])).erased}
+    if job["verb"] == "run due":
+        return {"erased": run_due(repo, "default").erased}
     source = MemorySource(some_files(job["files"]), name=job.get("name", "docs"))
     if job["verb"] == "pack":
         report = pack(repo, source)
