@@ -417,6 +417,60 @@ class StoreConformance:
         assert store.get("k").data == b"on top"
         assert store.get("k", version_id=made.version_id).data == b"locked"
 
+    # ------------------------------------------------------------------ legal holds
+
+    def test_a_held_version_can_not_be_deleted_whether_it_is_locked_or_not(self, store: ObjectStore) -> None:
+        free, soft = store.put("free", b"x"), store.put("soft", b"x", lock=lock(60))
+        for made in (free, soft):
+            assert store.get_hold(made.key, made.version_id) is False
+            store.set_hold(made.key, made.version_id, held=True)
+            assert store.get_hold(made.key, made.version_id) is True
+            for bypass in (False, True):
+                with pytest.raises(RestrictedError) as caught:
+                    store.delete(made.key, version_id=made.version_id, bypass_governance=bypass)
+                assert caught.value.where["version_id"] == made.version_id
+        refused = store.delete_batch([(made.key, made.version_id) for made in (free, soft)], bypass_governance=True)
+        assert {pair[0] for pair in refused} == {"free", "soft"}
+        assert store.get("free", version_id=free.version_id).data == b"x"
+        for made in (free, soft):
+            store.set_hold(made.key, made.version_id, held=False)
+            assert store.get_hold(made.key, made.version_id) is False
+            store.delete(made.key, version_id=made.version_id, bypass_governance=True)
+        assert list(store.list_versions("")) == []
+
+    def test_a_hold_outlasts_the_lock(self, store: ObjectStore) -> None:
+        made = store.put("k", b"x", lock=lock(2, LockMode.COMPLIANCE))
+        store.set_hold("k", made.version_id, held=True)
+        time.sleep(2.5)
+        with pytest.raises(RestrictedError):
+            store.delete("k", version_id=made.version_id)
+        store.set_hold("k", made.version_id, held=False)
+        store.delete("k", version_id=made.version_id)
+        assert list(store.list_versions("k")) == []
+
+    def test_hold_and_lock_do_not_touch_each_other(self, store: ObjectStore) -> None:
+        until, longer = lock(60), lock(90)
+        made = store.put("k", b"x", lock=until)
+        store.put("k", b"a newer version")
+        store.set_hold("k", made.version_id, held=True)
+        store.set_hold("k", made.version_id, held=True)
+        assert store.get_lock("k", made.version_id) == until
+        store.set_lock("k", made.version_id, longer)
+        assert store.get_hold("k", made.version_id) is True
+        assert store.get("k").data == b"a newer version"
+        assert store.get_hold("k", store.head("k").version_id) is False
+        with pytest.raises(RestrictedError):
+            store.set_lock("k", made.version_id, until)
+        store.set_hold("k", made.version_id, held=False)
+        assert store.get_lock("k", made.version_id) == longer
+
+    def test_holds_are_of_versions_that_are_there(self, store: ObjectStore) -> None:
+        made = store.put("there", b"x")
+        with pytest.raises(MissingObjectError):
+            store.get_hold("k", made.version_id)
+        with pytest.raises(MissingObjectError):
+            store.set_hold("k", made.version_id, held=True)
+
     # ------------------------------------------------------------------ bucket
 
     def test_the_stores_clock_runs(self, store: ObjectStore) -> None:

@@ -115,6 +115,12 @@ class TwoStores(RuleBasedStateMachine):
             )
             assert one == two
 
+    @rule(place=PLACES, held=st.booleans())
+    def set_hold(self, place: int, held: bool) -> None:
+        version = self.version(place)
+        one, two = self.both(lambda store, side: store.set_hold(version[0], version[1 + side], held=held))
+        assert one == two
+
     @rule(place=PLACES, start=st.integers(0, 12), length=st.integers(1, 12))
     def read_version(self, place: int, start: int, length: int) -> None:
         version = self.version(place)
@@ -123,6 +129,7 @@ class TwoStores(RuleBasedStateMachine):
             lambda store, side: store.get_range(version[0], start, length, version_id=version[1 + side]),
             lambda store, side: store.get_suffix(version[0], length, version_id=version[1 + side]),
             lambda store, side: store.get_lock(version[0], version[1 + side]),
+            lambda store, side: store.get_hold(version[0], version[1 + side]),
         ]
         for read in reads:
             one, two = self.both(read)

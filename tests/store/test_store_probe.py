@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 
-from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UnavailableError
+from vera_core.errors import (
+    NotFoundError,
+    PreconditionError,
+    RestrictedError,
+    UnavailableError,
+    UnsafeStoreError,
+)
 from vera_core.model import LockMode
 from vera_core.store.base import LifecycleRule
 from vera_core.store.faulty import Action, FaultyStore, Rule
-from vera_core.store.memory import MemoryStore
+from vera_core.store.memory import MemoryStore, Version
 from vera_core.store.probe import ProbeReport, Promise, Topic, Verdict, hygiene, probe
 from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import S3Options
@@ -57,6 +63,7 @@ def check_honest(report: ProbeReport) -> None:
     assert report.left_behind == ()
     assert {item.topic for item in report.promises} == set(Topic)
     assert all(item.meaning and item.evidence for item in report.promises)
+    assert promise(report, "legal holds").verdict is Verdict.HELD
 
 
 def test_the_model_passes() -> None:
@@ -131,8 +138,8 @@ class DeletableStore(MemoryStore):
 class BypassableStore(MemoryStore):
     """Lets the governance bypass open COMPLIANCE too."""
 
-    def _is_held(self, version: object, *, bypass: bool) -> bool:
-        return not bypass and super()._is_held(version, bypass=bypass)  # type: ignore[arg-type]
+    def _is_locked(self, version: object, *, bypass: bool) -> bool:
+        return not bypass and super()._is_locked(version, bypass=bypass)  # type: ignore[arg-type]
 
 
 class SilentStore(MemoryStore):
@@ -236,6 +243,51 @@ def test_each_lie_is_found_out(liar: type[MemoryStore], broken: set[str], says: 
     assert report.atomic_conditional_put == (Topic.CONDITIONS not in topics)
     assert report.enforced_locks == (Topic.LOCKS not in topics)
     assert report.exact_content == (Topic.CONTENT not in topics)
+
+
+class HoldlessStore(MemoryStore):
+    """Offers no legal holds."""
+
+    def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
+        raise UnsafeStoreError("the store does not offer this S3 function", key=key, version_id=version_id, held=held)
+
+
+class ForgetfulStore(MemoryStore):
+    """Takes legal holds and tells of them, and deletes what is held all the same."""
+
+    def _refusal(self, version: Version, *, bypass: bool) -> str:
+        return super()._refusal(replace(version, hold=False), bypass=bypass)
+
+
+class DeafStore(MemoryStore):
+    """Takes legal holds and forgets them."""
+
+    def get_hold(self, key: str, version_id: str) -> bool:
+        self.head(key, version_id=version_id)
+        return False
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [
+        (HoldlessStore, "the store takes none"),
+        (ForgetfulStore, "the version could be deleted"),
+        (DeafStore, "a legal hold was set, none is read"),
+    ],
+)
+def test_a_store_without_legal_holds_can_hold_an_archive_and_it_is_told(store: type[MemoryStore], says: str) -> None:
+    report = probe(store(clock=clock), racers=2)
+    found = promise(report, "legal holds")
+    assert (found.verdict, found.required, report.enforced_locks) == (Verdict.BROKEN, False, True)
+    assert says in found.evidence
+    assert report.left_behind == ()
+
+
+def test_a_probe_that_can_not_look_at_its_hold_leaves_none_behind() -> None:
+    store = FaultyStore(MemoryStore(clock=clock), [Rule(Action.FAIL, "get_hold")])
+    report = probe(store, racers=2)
+    assert promise(report, "legal holds").verdict is Verdict.UNKNOWN
+    assert report.left_behind == ()
 
 
 def test_moto_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

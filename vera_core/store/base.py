@@ -67,7 +67,7 @@ def locked_version(bucket: str, key: str, version_id: str | None, why: str) -> R
     """The error for a deletion or a weaker lock that Object Lock refuses."""
     return RestrictedError(
         f"refused by the store: {why}",
-        todo="Wait for the end of the lock; nothing shortens a COMPLIANCE lock.",
+        todo="Wait for the end of the lock or of the legal hold; nothing shortens a COMPLIANCE lock.",
         bucket=bucket,
         key=key,
         version_id=version_id,
@@ -299,7 +299,7 @@ class ObjectStore(Protocol):
         """Removes one version for good, or without `version_id` puts a delete marker. Missing is no error.
 
         Raises:
-            RestrictedError: the version is locked.
+            RestrictedError: the version is locked or under legal hold.
         """
         ...
 
@@ -323,6 +323,25 @@ class ObjectStore(Protocol):
         Raises:
             UsageError: the mode is NONE or the end is not in the future.
             RestrictedError: the store refuses to shorten or weaken it.
+        """
+        ...
+
+    def get_hold(self, key: str, version_id: str) -> bool:
+        """Whether the version is under legal hold.
+
+        Raises:
+            MissingObjectError: no such version.
+            UnsafeStoreError: the store offers no legal holds.
+        """
+        ...
+
+    def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
+        """Puts the version under legal hold, or lifts it. Nobody deletes a held version, whatever its retention says.
+
+        Raises:
+            MissingObjectError: no such version.
+            UsageError: the bucket has no Object Lock.
+            UnsafeStoreError: the store offers no legal holds.
         """
         ...
 

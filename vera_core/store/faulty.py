@@ -226,6 +226,14 @@ class FaultyStore:
             lambda: self.inner.set_lock(key, version_id, lock, bypass_governance=bypass_governance),
         )
 
+    def get_hold(self, key: str, version_id: str) -> bool:
+        """See `ObjectStore.get_hold`."""
+        return self._do(Call("get_hold", key, version_id=version_id), lambda: self.inner.get_hold(key, version_id))
+
+    def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
+        """See `ObjectStore.set_hold`."""
+        self._do(Call("set_hold", key, version_id=version_id), lambda: self.inner.set_hold(key, version_id, held=held))
+
     def now(self) -> datetime:
         """See `ObjectStore.now`."""
         return self._do(Call("now", ""), self.inner.now)

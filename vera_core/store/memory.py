@@ -1,8 +1,8 @@
 """`MemoryStore`: an exact in-memory model of one versioned S3 bucket with Object Lock.
 
 It is the reference that S3 servers are compared with, and a fast store for tests. It models what S3 answers: versions,
-delete markers, conditional PUTs (If-None-Match succeeds over a delete marker), COMPLIANCE and GOVERNANCE retention and
-the bypass. It does not model networks; faulty.py adds failures.
+delete markers, conditional PUTs (If-None-Match succeeds over a delete marker), COMPLIANCE and GOVERNANCE retention, the
+bypass, and legal holds. It does not model networks; faulty.py adds failures.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Version:
     etag: str
     last_modified: datetime
     lock: Lock | None = None
+    hold: bool = False
 
 
 class MemoryStore:
@@ -142,8 +143,9 @@ class MemoryStore:
             version = self._find(key, version_id)
             if version is None:
                 return
-            if self._is_held(version, bypass=bypass_governance):
-                raise locked_version(self._bucket, key, version_id, "the version is locked")
+            refusal = self._refusal(version, bypass=bypass_governance)
+            if refusal:
+                raise locked_version(self._bucket, key, version_id, refusal)
             self._keys[key].remove(version)
             if not self._keys[key]:
                 del self._keys[key]
@@ -157,8 +159,9 @@ class MemoryStore:
             self._check_bucket()
             for key, version_id in versions:
                 version = self._find(key, version_id)
-                if version is not None and self._is_held(version, bypass=bypass_governance):
-                    refused.append((key, version_id, "AccessDenied: the version is locked"))
+                refusal = "" if version is None else self._refusal(version, bypass=bypass_governance)
+                if refusal:
+                    refused.append((key, version_id, f"AccessDenied: {refusal}"))
                 else:
                     self.delete(key, version_id=version_id, bypass_governance=bypass_governance)
         return refused
@@ -257,13 +260,23 @@ class MemoryStore:
         with self._mutex:
             version = self._read(key, version_id)
             lock = self._checked_lock(lock)
-            if self._is_held(version, bypass=bypass_governance) and version.lock is not None:
+            if self._is_locked(version, bypass=bypass_governance) and version.lock is not None:
                 if lock.mode is not version.lock.mode:
                     raise locked_version(self._bucket, key, version_id, "the lock's mode can't be changed")
                 if lock.until < version.lock.until:
                     raise locked_version(self._bucket, key, version_id, "the lock can't be shortened")
-            versions = self._keys[key]
-            versions[versions.index(version)] = replace(version, lock=lock)
+            self._replace(key, version, replace(version, lock=lock))
+
+    def get_hold(self, key: str, version_id: str) -> bool:
+        """See `ObjectStore.get_hold`."""
+        return self._read(key, version_id).hold
+
+    def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
+        """See `ObjectStore.set_hold`."""
+        with self._mutex:
+            version = self._read(key, version_id)
+            self._check_object_lock()
+            self._replace(key, version, replace(version, hold=held))
 
     # ------------------------------------------------------------------ bucket
 
@@ -330,22 +343,35 @@ class MemoryStore:
         versions.append(Version(version_id, data, etag, self.now(), lock))
         return Stored(key, version_id, etag, len(data or b""))
 
+    def _replace(self, key: str, old: Version, new: Version) -> None:
+        versions = self._keys[key]
+        versions[versions.index(old)] = new
+
     def _effective_lock(self, lock: Lock | None) -> Lock | None:
         if lock is None or lock.mode is LockMode.NONE:
             default = self.default_retention
             return None if default is None else Lock(default[0], self.now() + default[1])
         return self._checked_lock(lock)
 
-    def _checked_lock(self, lock: Lock) -> Lock:
+    def _check_object_lock(self) -> None:
         if not self._object_lock:
             raise UsageError(
                 "the bucket has no Object Lock", todo="Create the repository in a bucket that has.", bucket=self._bucket
             )
+
+    def _checked_lock(self, lock: Lock) -> Lock:
+        self._check_object_lock()
         if lock.mode is LockMode.NONE or lock.until <= self._clock():
             raise no_lock(self._bucket, lock)
         return Lock(lock.mode, whole_second(lock.until))
 
-    def _is_held(self, version: Version, *, bypass: bool) -> bool:
+    def _refusal(self, version: Version, *, bypass: bool) -> str:
+        """Why the version can't be deleted, "" where it can."""
+        if version.hold:
+            return "the version is under legal hold"
+        return "the version is locked" if self._is_locked(version, bypass=bypass) else ""
+
+    def _is_locked(self, version: Version, *, bypass: bool) -> bool:
         lock = version.lock
         if lock is None or lock.until <= self._clock():
             return False

@@ -18,6 +18,7 @@ from vera_core.store.probe_checks import (
     marker_promises,
     race_promises,
 )
+from vera_core.store.probe_holds import hold_promises
 from vera_core.store.promises import Bench, ProbeReport, Promise, Topic, Verdict
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def probe(store: ObjectStore, *, prefix: str = "", racers: int = 16, lock_second
     bench = Bench(store, f"{base}{uuid.uuid4().hex}/", racers, lock_seconds)
     store.put(bench.key("plain"), DATA)  # a store that refuses this one is not worth probing
     promises: list[Promise] = []
-    for group in (lock_promises, race_promises, content_promises, marker_promises, clock_promises):
+    groups = (lock_promises, race_promises, content_promises, hold_promises, marker_promises, clock_promises)
+    for group in groups:
         promises += group(bench)
     promises += _hygiene_promises(store, prefix)
     return ProbeReport(store.bucket, prefix, tuple(promises), bench.tells_markers, bench.clean())

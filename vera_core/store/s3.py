@@ -32,7 +32,7 @@ from vera_core.store.base import (
     whole_second,
     write_new_file,
 )
-from vera_core.store.s3_bucket import NO_LOCK, read_bucket_state
+from vera_core.store.s3_bucket import NO_HOLD, NO_LOCK, read_bucket_state
 from vera_core.store.s3_connect import S3Options, connect
 from vera_core.store.s3_errors import Caller, Place, error_code
 from vera_core.store.s3_listing import object_pages, prefix_pages, version_pages, watch_version_order
@@ -271,6 +271,30 @@ class S3Store:
         except RestrictedError as error:
             raise self._lock_or_policy(error, key, version_id, "the lock can't be weakened") from error
 
+    def get_hold(self, key: str, version_id: str) -> bool:
+        """See `ObjectStore.get_hold`."""
+
+        def request() -> bool:
+            try:
+                reply = self._client.get_object_legal_hold(Bucket=self._bucket, Key=key, VersionId=version_id)
+            except ClientError as error:
+                if error_code(error) in NO_HOLD:
+                    return False
+                raise
+            return reply.get("LegalHold", {}).get("Status") == "ON"
+
+        return self._call(Place(self._bucket, key, version_id), request)
+
+    def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
+        """See `ObjectStore.set_hold`."""
+        status: Any = {"Status": "ON" if held else "OFF"}
+        self._call(
+            Place(self._bucket, key, version_id),
+            lambda: self._client.put_object_legal_hold(
+                Bucket=self._bucket, Key=key, VersionId=version_id, LegalHold=status
+            ),
+        )
+
     # ------------------------------------------------------------------ bucket
 
     def now(self) -> datetime:
@@ -293,12 +317,17 @@ class S3Store:
     # ------------------------------------------------------------------ inside
 
     def _lock_or_policy(self, error: RestrictedError, key: str, version_id: str | None, why: str) -> RestrictedError:
-        """S3 answers AccessDenied both to a locked version and to a missing permission; the lock tells which."""
+        """S3 answers AccessDenied both to a locked version and to a missing permission; lock and hold tell which."""
         try:
-            locked = version_id is not None and self.get_lock(key, version_id) is not None
+            if version_id is None:
+                return error
+            if self.get_lock(key, version_id) is None:
+                if not self.get_hold(key, version_id):
+                    return error
+                why = "the version is under legal hold"
         except VeraError:
             return error
-        return locked_version(self._bucket, key, version_id, why) if locked else error
+        return locked_version(self._bucket, key, version_id, why)
 
 
 def _condition_arguments(condition: Condition | None) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_LOCK = frozenset({"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"})
 """How stores say that a version, or a bucket, has no lock."""
+NO_HOLD = NO_LOCK | {"NoSuchObjectLegalHold"}
+"""AWS knows one code for both; SeaweedFS says which it is."""
 _NO_LIFECYCLE = "NoSuchLifecycleConfiguration"
 _NOT_OFFERED = frozenset({"NotImplemented", "501", "MethodNotAllowed", "405"})
 
