@@ -21,6 +21,7 @@ from tests.protocol.packing import (
     pack,
     some_files,
 )
+from tests.protocol.slots_support import hold, put, release
 from vera_core.erasures import Ground, Target
 from vera_core.errors import ConflictError, ErasedError, UnavailableError, UsageError
 from vera_core.keyspace import KeyKind
@@ -29,7 +30,7 @@ from vera_core.operations import erase as erase_module
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.erase import Outcome
 from vera_core.operations.erasure_reports import Stage
-from vera_core.operations.erasures import plan_request, submit
+from vera_core.operations.erasures import plan_request, run_due, submit
 from vera_core.operations.inventory import write_inventory
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_window
@@ -178,6 +179,29 @@ def test_a_file_with_one_regulated_version_is_kept_whole(memory_store: MemorySto
     pack(repo, MemorySource([File(UID, b"two")], name="two"))
     assert submit(repo, draft(UID)).refused == 1
     assert_readable(memory_store, tmp_path, [(UID, b"two")])
+
+
+def test_a_held_file_is_refused_until_nobody_holds_it(
+    packed: Packed, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    """A hold that comes between the look and the tombstone counts too."""
+    repo, source = packed
+    other = source.files[0]
+    slot = Retriever(repo).slot(UID, DAY)
+    log = repo.slot_log(slot)
+    origin = Origin(*map(int, Retriever(repo).stat(UID, DAY).version.split(".")))
+    racing = FaultyStore(memory_store)
+    held = hold(UID, origin, case="case-7")
+    racing.add(Rule(Action.RUN_BEFORE, "put", f"*/{slot.index_text}/log/*", run=lambda: put(log, log.load(), held)))
+    report = submit(opened(racing, tmp_path), draft(UID, other.uid))
+    [refusal] = [file.refusal for file in report.files if file.refusal is not None]
+    assert (refusal.ground, refusal.detail, refusal.until) == (Ground.CLAIMS, "held for case-7", None)
+    assert_erased(memory_store, tmp_path, other.uid)
+    Retriever(repo).get(UID, DAY)
+    assert [item.refused for item in run_due(repo, "default").requests] == [1], "asked again, nobody knows its end"
+    put(log, log.load(), release(UID, origin, case="case-7"))
+    assert run_due(repo, "default").erased == 1
+    assert_erased(memory_store, tmp_path, UID)
 
 
 # ---------------------------------------------------------------------- it stays erased

@@ -46,7 +46,7 @@ KILLS = [*((point, Action.KILL_BEFORE) for point in POINTS), ("audit outcome", A
 
 
 class Archive(NamedTuple):
-    """Files of two slots in a bucket; two of them, one of each slot, for each kill; and the uids of those it came to."""
+    """Files of two slots in a bucket; two of them, one of each slot, for each kill; the uids of those it came to."""
 
     store: S3Store
     spool: Path

@@ -25,7 +25,7 @@ from vera_core.slotrecords import entries_json
 from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from vera_core.erasures import Target
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vera_core.operations.lookup import Version
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
-    from vera_core.slots import ShardRef, SlotState
+    from vera_core.slots import SlotState
 
 THREADS = 8
 """Slots at once: what they wait for is the store."""
@@ -130,23 +130,24 @@ def erase(
     return _each_slot(order.by_slot(repo), one, progress)
 
 
-def legal_ground(repo: Repository, versions: Iterable[Version]) -> Refusal | None:
+def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]) -> Refusal | None:
     """Why these living versions of a file must be kept, None where nothing says so.
 
-    A file is kept as a whole, and as long as any of its versions must be.
+    A file is kept as a whole, and as long as any of its versions must be; a hold comes first, for nobody knows its end.
     """
-    now = repo.clock.now()
+    cases = sorted({case for version in versions for case in state.holds_of(version.origin)})
+    if cases:
+        return Refusal(Ground.CLAIMS, f"held for {', '.join(cases)}")
     regulated = [
         version.shard
         for version in versions
         if repo.config.retention(version.shard.retention_class).erasability is Erasability.REGULATED
-        and version.shard.lock.until > now
     ]
-    if not regulated:
+    until = max((shard.lock.until for shard in regulated), default=None)
+    if until is None or until <= repo.clock.now():
         return None
-    longest = max(regulated, key=lambda shard: shard.lock.until)
-    detail = f"of the regulated class {longest.retention_class}, locked until {format_time(longest.lock.until)}"
-    return Refusal(Ground.OBLIGATION, detail, longest.lock.until)
+    classes = ", ".join(sorted({shard.retention_class for shard in regulated}))
+    return Refusal(Ground.OBLIGATION, f"of the regulated class {classes}, locked until {format_time(until)}", until)
 
 
 def _each_slot(
@@ -184,7 +185,7 @@ def _judge(repo: Repository, state: SlotState, versions: Sequence[Version], name
     uid, place = named
     file = FileErasure(place=place, uid=uid, slot=str(state.slot), outcome=Outcome.MISSING)
     living = [version for version in versions if not state.is_dead(version.origin)]
-    refusal = legal_ground(repo, living)
+    refusal = legal_ground(repo, state, living)
     if refusal is not None:
         return replace(file, outcome=Outcome.REFUSED, refusal=refusal)
     if not versions and uid not in state.erased:
@@ -197,11 +198,12 @@ def _judge(repo: Repository, state: SlotState, versions: Sequence[Version], name
 
 
 def _last_lock(state: SlotState, uid: str, versions: Sequence[Version]) -> datetime | None:
-    """The end of the last lock over bytes of the file, in live shards and in those that these superseded."""
+    """The end of the last lock over bytes of the file: in live shards, in copies, in what a repack left behind."""
     key = uid_key(uid)
-    holding: list[ShardRef] = [version.shard for version in versions]
-    holding += [shard for shard in state.superseded if shard.may_hold(key)]
-    return max((shard.lock.until for shard in holding), default=None)
+    ends = [version.shard.lock.until for version in versions]
+    ends += [until for version in versions if (until := state.retained_until(version.origin)) is not None]
+    ends += [shard.lock.until for shard in state.superseded if shard.may_hold(key)]
+    return max(ends, default=None)
 
 
 def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:

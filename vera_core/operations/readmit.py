@@ -70,7 +70,8 @@ def readmit(repo: Repository, wanted: Readmission) -> ReadmitReport:
 
 
 def _was_erased(state: SlotState, uid: str) -> bool:
-    tombstones = (record for record in state.records if record.type == "tombstone")
+    strays = set(state.strays)
+    tombstones = (item for item in state.records if item.type == "tombstone" and item.number not in strays)
     return any(entry["uid"] == uid for record in tombstones for entry in record.body["entries"])
 
 
