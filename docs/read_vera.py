@@ -3,8 +3,7 @@
     python read_vera.py SHARD                 list the entries
     python read_vera.py SHARD UID > FILE      write the latest content of UID
 
-It shows that archived files can be read without VERA, and it is short enough to be rewritten in another language. It
-holds a whole shard in memory and knows no encryption.
+Short enough to be rewritten in another language. It holds a whole shard in memory and knows no encryption.
 """
 
 from __future__ import annotations
@@ -17,12 +16,8 @@ import zlib
 from collections import namedtuple
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import zstandard
-
-HEADER_MAGIC = b"\x89VERA\r\n\x1a"
-DICTIONARIES, STREAMED = 4, 8
 
 
 class BadShardError(Exception):
@@ -88,6 +83,13 @@ def zstd_frame(frame: bytes, size: int, dictionary: zstandard.ZstdCompressionDic
     return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(b"\x28\xb5\x2f\xfd" + frame)
 
 
+def block_head(entry: Entry) -> bytes:
+    """What stands before the block of an entry with codec 4 in its zstd frame."""
+    need(0 < entry.stored_size < entry.size <= 65_791, f"{entry.uid}: an impossible zstd block")
+    start = struct.pack("<BB", 32, entry.size) if entry.size < 256 else struct.pack("<BH", 96, entry.size - 256)
+    return start + (entry.stored_size << 3 | 5).to_bytes(3, "little")
+
+
 def plain(stored: bytes, raw_size: int) -> bytes:
     """Undoes block compression."""
     need(len(stored) <= raw_size <= 4 << 20, "a block has an impossible size")
@@ -144,10 +146,8 @@ def group_entries(data: bytes, at: int, size: int) -> list[Entry]:
     need(count == len(columns[0]) > 0, "a group counts wrong")
     (lengths,), end = table(body, end, 1)
     texts, end = strings(body, end, lengths)
-    if body[4]:  # the width of the column of their lengths
-        uids, end = strings(body, end, columns[0])
-    else:
-        uids, end = [body[end + i :: count] for i in range(count)], end + count * columns[0][0]
+    even = [body[end + i :: count] for i in range(count)], end + count * columns[0][0]
+    uids, end = strings(body, end, columns[0]) if body[4] else even  # by the width of the column of their lengths
     need(end == len(body), "uids don't fill their group")
     brought = begin = at - content_size if after else at + size
     entries: list[Entry] = []
@@ -174,17 +174,17 @@ class Shard:
     """A whole shard in memory. `footer` holds the numbers of the footer by their names in the specification."""
 
     def __init__(self, data: bytes) -> None:
-        need(len(data) >= 448 and data[:8] == HEADER_MAGIC, "no .vera shard")
+        need(len(data) >= 448 and data[:8] == b"\x89VERA\r\n\x1a", "no .vera shard")
         need(zlib.crc32(data[:252]) == number(data, 252, 4), "the header is damaged")
         foot = data[-192:]
-        need(foot[:8] == b"VERAFOOT" and foot[184:] == b"VERA.END", "the end of the shard is missing")
-        need(zlib.crc32(foot[:180]) == number(foot, 180, 4), "the footer is damaged")
+        whole = foot[:8] == b"VERAFOOT" and foot[184:] == b"VERA.END" and zlib.crc32(foot[:180]) == number(foot, 180, 4)
+        need(whole, "the footer is missing or damaged")
         need(number(foot, 8, 2) == number(data, 8, 2) == 1, "another version of the format")
         names = "size entries content stored first last oldest newest groups_at data_end table_at"
-        self.footer: dict[str, Any] = dict(zip(names.split(), struct.unpack_from("<6Q2q3Q", foot, 16), strict=True))
+        self.footer: dict[str, int] = dict(zip(names.split(), struct.unpack_from("<6Q2q3Q", foot, 16), strict=True))
         rows, table_crc, flags = struct.unpack_from("<IIQ", foot, 104)
-        need(flags == number(data, 16, 8) and not flags & ~(DICTIONARIES | STREAMED), "an unknown feature")
-        self.streamed = bool(flags & STREAMED)
+        need(flags == number(data, 16, 8) and not flags & ~12, "an unknown feature")
+        self.streamed = bool(flags & 8)  # 4: there are dictionaries
         self.data = data
         at = self.footer["table_at"]
         need(at + 48 * rows + 192 == len(data) == self.footer["size"], "the shard is cut off")
@@ -223,14 +223,14 @@ class Shard:
         stored = self.data[entry.offset : entry.offset + entry.stored_size]
         need(len(stored) == entry.stored_size and zlib.crc32(stored) == entry.crc32, f"{entry.uid}: damaged")
         need(self.streamed or entry.size <= 16 << 20, f"{entry.uid}: impossible size")
-        limits = (0, max(self.dictionaries), 0, 255)  # of the parameter with raw, zstd, lz4, constant
-        known = entry.codec < 4 and entry.parameter <= limits[entry.codec]
-        need(known, f"{entry.uid}: unknown codec or dictionary")
+        most = max(self.dictionaries)
+        need(entry.codec < 5 and entry.parameter <= (0, most, 0, 255, most)[entry.codec], f"{entry.uid}: unknown codec")
         decoders = (
             lambda: stored,
             lambda: zstd_frame(stored, entry.size, self.dictionaries[entry.parameter]),
             lambda: lz4_block(stored, entry.size),
             lambda: bytes([entry.parameter]) * entry.size,
+            lambda: zstd_frame(block_head(entry) + stored, entry.size, self.dictionaries[entry.parameter]),
         )
         content = decoders[entry.codec]()
         right = len(content) == entry.size and hashlib.sha256(content).digest() == entry.sha256

@@ -28,6 +28,7 @@ from vera_core.encoding import Encoded, Encoder, Trained, encode, pack_block
 from vera_core.errors import FormatError
 from vera_core.format.stream import CHUNK, StreamEncoder, Whole, decode_stream
 from vera_core.model import Codec, Policy
+from vera_core.zstd_frame import block_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ def stored(encoded: Encoded) -> Stored:
 def with_dictionary(content: bytes, kind: str) -> Stored:
     """`content` by one of the dictionaries."""
     [encoded] = ENCODER.encode((content,), (kind,))
-    assert encoded.codec is Codec.ZSTD
+    assert encoded.codec in {Codec.ZSTD, Codec.ZSTD_BLOCK}
     assert encoded.parameter == {"one": 1, "two": 2, "three": 3}.get(kind, 0)
     return stored(encoded)
 
@@ -154,7 +155,7 @@ def test_an_empty_compressed_block_is_refused_however_it_comes(head: bytes, step
 @pytest.mark.parametrize("codec", [Codec.RAW, Codec.ZSTD, Codec.LZ4])
 def test_exact_end(codec: Codec) -> None:
     policy = Policy.FAST if codec is Codec.LZ4 else Policy.BALANCED
-    item = stored(encode(NOISE if codec is Codec.RAW else TEXT * 30, policy))
+    item = stored(encode({Codec.RAW: NOISE, Codec.ZSTD: TEXT * 3000}.get(codec, TEXT * 400), policy))
     assert item.codec is codec
     frames = (item.stored + b"\0", item.stored[:-1], b"", item.stored * 2, item.stored + zstandard.compress(b"more"))
     wrong = [item._replace(stored=frame) for frame in frames]
@@ -167,6 +168,32 @@ def test_exact_end(codec: Codec) -> None:
     for changed in wrong:
         with pytest.raises(FormatError):
             streamed(changed)
+
+
+@given(st.one_of(st.integers(1, 600), st.integers(65_000, 66_000)), st.sampled_from(["none", "one", "three"]))
+def test_a_block_is_a_frame_without_what_follows_from_sizes(size: int, kind: str) -> None:
+    content = (TEXT * 999)[:size]
+    [encoded] = ENCODER.encode((content,), (kind,))
+    item = stored(encoded)
+    if encoded.codec is Codec.ZSTD_BLOCK:
+        frame = zstandard.FRAME_HEADER + block_frame(encoded.stored, size)
+        alone = Stored(Codec.ZSTD, frame[4:], size, encoded.parameter)
+        assert every_way(alone) == every_way(item) == {size}
+        assert decode(alone, DICTIONARIES) == decode(item, DICTIONARIES) == content
+        assert len(frame) - len(encoded.stored) == (9 if size < 256 else 10)
+    assert encoded.codec is not Codec.ZSTD or size > 65_791
+
+
+def test_blocks_that_the_format_forbids() -> None:
+    item = stored(encode(TEXT * 30))
+    assert item.codec is Codec.ZSTD_BLOCK
+    assert every_way(item) == {item.size}
+    wrong = [item._replace(stored=stored) for stored in (b"", b"x", item.stored[:-1], bytes(item.size), bytes(1 << 22))]
+    wrong += [item._replace(size=size) for size in (-1, 0, 1, 255, 256, item.size - 1, item.size + 1, 65_792, 1 << 40)]
+    for changed in wrong:
+        assert every_way(changed) == {None}, changed
+    with pytest.raises(FormatError, match=r"a zstd block of 0 bytes is stored for a content of 99"):
+        decode(Stored(Codec.ZSTD_BLOCK, b"", 99))
 
 
 def magicless(content: bytes, **options: int) -> bytes:

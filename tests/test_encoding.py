@@ -112,15 +112,16 @@ def test_methods_chosen_by_the_bytes() -> None:
     assert encode(b"x").codec is Codec.CONSTANT
     assert encode(bytes(MAX_INLINE))[:3] == (Codec.CONSTANT, 0, b"")
     assert encode(b"\xff" * 9)[:3] == (Codec.CONSTANT, 255, b"")
-    assert encode(TEXT).codec is Codec.ZSTD
+    assert encode(TEXT).codec is Codec.ZSTD_BLOCK
+    assert encode(TEXT * 3000).codec is Codec.ZSTD
     assert encode(TEXT * 40, Policy.FAST).codec is Codec.LZ4
     assert encode(NOISE).codec is Codec.RAW
     assert encode(NOISE[:999]).codec is Codec.RAW
     assert encode(b"\x1f\x8b" + TEXT).codec is Codec.RAW, "gzip is not compressed again"
-    assert encode(b"\x1f\x8b" + TEXT, Policy.SMALL).codec is Codec.ZSTD, "small tries everything"
+    assert encode(b"\x1f\x8b" + TEXT, Policy.SMALL).codec is Codec.ZSTD_BLOCK, "small tries everything"
     assert encode(b"\0\0\0\x18ftypisom" + TEXT).codec is Codec.RAW
     assert encode(b"RIFF\0\0\0\0WEBPVP8 " + TEXT).codec is Codec.RAW
-    assert encode(b"RIFF\0\0\0\0WAVEfmt " + TEXT).codec is Codec.ZSTD
+    assert encode(b"RIFF\0\0\0\0WAVEfmt " + TEXT).codec is Codec.ZSTD_BLOCK
 
 
 def test_policies_trade_speed_for_size() -> None:

@@ -17,7 +17,7 @@ from isal.isal_zlib import crc32
 
 from vera_core.errors import FormatError
 from vera_core.model import Codec
-from vera_core.zstd_frame import MAX_WINDOW, check_frame, check_header
+from vera_core.zstd_frame import MAX_WINDOW, block_frame, check_frame, check_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -178,7 +178,10 @@ def decode_as(coding: Coding, stored: bytes, size: int, dictionaries: Dictionari
         raise FormatError(f"a content of {size} bytes is more than is decoded in memory")
     codec, parameter = coding
     try:
-        if codec is _ZSTD:
+        if codec is _BLOCK:
+            frame = block_frame(stored, size)
+            content = dictionaries.decompressors.stored[parameter].decompress(frame, size, False, False)
+        elif codec is _ZSTD:
             if int.from_bytes(stored[:3], "little") != 0x60 | size - 256 << 8:  # as nearly every small frame begins
                 check_header(stored, size)
             # By place, as names cost time: no more output than `size`, one frame, nothing behind it.
@@ -221,22 +224,25 @@ def digest_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTION
 
 def _decoded(batch: Sequence[Stored], dictionaries: Dictionaries) -> Iterator[tuple[int, bytes]]:
     """Each content by its number in the batch; zstd frames as parts of a buffer, which can be used as bytes can."""
-    frames: dict[int, list[int]] = {}
+    frames: dict[int, list[tuple[int, bytes]]] = {}
     for number, item in enumerate(batch):
-        if item.codec is _ZSTD and item.size <= _BATCHED:
-            check_frame(item.stored, item.size)
-            frames.setdefault(item.parameter, []).append(number)
+        codec, stored, size, parameter = item
+        if codec is _BLOCK:
+            frames.setdefault(parameter, []).append((number, _MAGIC + block_frame(stored, size)))
+        elif codec is _ZSTD and size <= _BATCHED:
+            check_frame(stored, size)
+            frames.setdefault(parameter, []).append((number, _MAGIC + stored))
         else:
             yield number, decode(item, dictionaries)
-    for parameter, numbers in frames.items():
-        sizes = struct.pack(f"<{len(numbers)}Q", *[batch[number].size for number in numbers])
+    for parameter, numbered in frames.items():
+        sizes = struct.pack(f"<{len(numbered)}Q", *[batch[number].size for number, _ in numbered])
         try:
             decoded = dictionaries.decompressors.whole[parameter].multi_decompress_to_buffer(
-                [_MAGIC + batch[number].stored for number in numbers], decompressed_sizes=sizes, threads=1
+                [frame for _, frame in numbered], decompressed_sizes=sizes, threads=1
             )
         except zstandard.ZstdError as error:
             raise FormatError(f"a batch of zstd frames does not decode: {error}") from error
-        for place, number in enumerate(numbers):
+        for place, (number, _) in enumerate(numbered):
             yield number, cast("bytes", decoded[place])
 
 
@@ -267,7 +273,7 @@ def _decode_constant(stored: bytes, size: int, parameter: int) -> bytes:
     return bytes((parameter,)) * size
 
 
-_ZSTD = Codec.ZSTD
+_ZSTD, _BLOCK = Codec.ZSTD, Codec.ZSTD_BLOCK
 _OTHERS = {Codec.RAW: _decode_raw, Codec.LZ4: _decode_lz4, Codec.CONSTANT: _decode_constant}
 
 

@@ -20,6 +20,7 @@ import zstandard
 from vera_core.codec import MAX_INLINE, crc32, digest
 from vera_core.errors import UsageError
 from vera_core.model import Codec, Policy
+from vera_core.zstd_frame import LARGEST_BLOCK_CONTENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -209,16 +210,13 @@ class Encoder:
             facts["codec"][number], facts["parameter"][number] = Codec.CONSTANT, contents[number][0]
             stored[number] = b""
         for method, numbers in work.items():
-            whole = len(numbers) == count
-            results = self._compress(contents if whole else [contents[number] for number in numbers], method)
-            smaller = np.array(list(map(len, results))) < np.array(sizes)[numbers]
+            own_sizes = np.array(sizes)[numbers]
+            results, codecs = self._compress([contents[number] for number in numbers], own_sizes, method)
+            smaller = np.array(list(map(len, results))) < own_sizes
             better = list(compress(numbers, smaller))
-            facts["codec"][better], facts["parameter"][better] = method.codec, method.dictionary
-            if whole and len(better) == count:
-                stored = results
-            else:
-                for number, result in zip(better, compress(results, smaller), strict=True):
-                    stored[number] = result
+            facts["codec"][better], facts["parameter"][better] = codecs[smaller], method.dictionary
+            for number, result in zip(better, compress(results, smaller), strict=True):
+                stored[number] = result
         facts["size"] = sizes
         facts["stored_size"] = list(map(len, stored))
         facts["crc32"] = list(map(crc32, stored))
@@ -233,13 +231,17 @@ class Encoder:
                 return self._with_dictionary[number - 1]
         return method
 
-    def _compress(self, contents: Sequence[bytes], method: _Method) -> list[bytes]:
+    def _compress(
+        self, contents: list[bytes], sizes: NDArray[np.int64], method: _Method
+    ) -> tuple[list[bytes], NDArray[np.uint8]]:
+        """Contents of these sizes as they would be stored, and by which codec each."""
         if method.codec is Codec.LZ4:
-            return [lz4.block.compress(content, store_size=False) for content in contents]
-        buffers = cast("list[bytes | bytearray | memoryview]", list(contents))
+            packed = [lz4.block.compress(content, store_size=False) for content in contents]
+            return packed, np.full(len(packed), Codec.LZ4, np.uint8)
+        buffers = cast("list[bytes | bytearray | memoryview]", contents)
         segments = self._compressor(method).multi_compress_to_buffer(buffers, threads=1)
-        # What holds a segment can be joined, measured and summed like bytes, without making bytes of it.
-        return [cast("bytes", segments[number]) for number in range(len(contents))]
+        # What holds a segment can be joined and measured like bytes, without making bytes of it.
+        return _as_stored([cast("bytes", segments[number]) for number in range(len(contents))], sizes)
 
     def _compressor(self, method: _Method) -> zstandard.ZstdCompressor:
         contexts = self._contexts.made
@@ -248,6 +250,26 @@ class Encoder:
             loaded = self._loaded[method.dictionary - 1] if method.dictionary else None
             found = contexts[method] = _compressor(method.level, loaded)
         return found
+
+
+def _as_stored(frames: list[bytes], sizes: NDArray[np.int64]) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Frames of contents of these sizes as they are stored: a small one's only block without what follows from sizes.
+
+    In columns what `zstd_frame.block_frame` undoes for one.
+    """
+    lengths = np.array(list(map(len, frames)))
+    ends = np.cumsum(lengths)
+    short = sizes < 256
+    cut = np.where(short, 5, 6)
+    heads = np.where(short, 0x20 | sizes << 8 | 5 << 16, 0x60 | sizes - 256 << 8 | 5 << 24)
+    heads |= lengths - cut << cut * 8 - 21
+    joined = b"".join((*frames, bytes(8)))
+    begins = np.frombuffer(joined, np.uint8)[(ends - lengths)[:, None] + np.arange(8)].view("<i8").reshape(-1)
+    bare = (begins & (1 << cut * 8) - 1 == heads) & (sizes <= LARGEST_BLOCK_CONTENT)
+    starts = ends - lengths + np.where(bare, cut, 0)
+    view = memoryview(joined)
+    stored = [cast("bytes", view[begin:end]) for begin, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return stored, np.where(bare, Codec.ZSTD_BLOCK, Codec.ZSTD).astype(np.uint8)
 
 
 def facts_of(contents: Sequence[bytes]) -> EncodedBatch:

@@ -185,6 +185,12 @@ class Codec(IntEnum):
     ZSTD = 1
     LZ4 = 2
     CONSTANT = 3
+    ZSTD_BLOCK = 4
+
+    @property
+    def takes_dictionary(self) -> bool:
+        """Whether the parameter is a dictionary's number."""
+        return self in {Codec.ZSTD, Codec.ZSTD_BLOCK}
 
 
 class Policy(StrEnum):

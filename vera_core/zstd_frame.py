@@ -16,8 +16,25 @@ MAX_WINDOW = 8 << 20
 """Largest zstd window in bytes that a reader accepts, whatever the frame asks for."""
 
 
+LARGEST_BLOCK_CONTENT = 0xFFFF + 256
+"""Bytes of the largest content that a frame's single block is stored of without the frame."""
+
 _RLE, _COMPRESSED = 1, 2
 """Types of blocks."""
+
+
+def block_frame(block: bytes, size: int) -> bytes:
+    """The frame whose single block is `block`: of a single segment of `size` bytes, with its last block compressed.
+
+    Raises:
+        FormatError: there is no such frame.
+    """
+    length = len(block)
+    if not 0 < length < size <= LARGEST_BLOCK_CONTENT:
+        raise FormatError(f"a zstd block of {length} bytes is stored for a content of {size}")
+    if size < 256:
+        return (0x20 | size << 8 | 5 << 16 | length << 19).to_bytes(5, "little") + block
+    return (0x60 | size - 256 << 8 | 5 << 24 | length << 27).to_bytes(6, "little") + block
 
 
 def check_frame(stored: bytes, size: int) -> None:

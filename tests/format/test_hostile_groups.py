@@ -126,7 +126,7 @@ def test_a_range_that_is_not_another_entrys(name: str) -> None:
     files = [FOUR[0], FOUR[1]._replace(content=content)]
     data, summary = pack(files, replace(OPTIONS, group_entries=1))
     first, second = opened(data).entries()
-    assert (first.codec, second.codec) == (Codec.ZSTD, Codec.CONSTANT if "end" in name else Codec.RAW)
+    assert (first.codec, second.codec) == (Codec.ZSTD_BLOCK, Codec.CONSTANT if "end" in name else Codec.RAW)
     parts = Parts.of(data)
     block = parts.groups[1]
     if "content" in name:

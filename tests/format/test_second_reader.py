@@ -49,7 +49,7 @@ def test_it_is_short_and_uses_nothing_of_vera() -> None:
     assert "vera_core" not in text
 
 
-@pytest.mark.parametrize("name", make.NAMES)
+@pytest.mark.parametrize("name", [*make.NAMES, *make.READ_ONLY])
 def test_it_reads_golden_shards(second: ModuleType, name: str) -> None:
     expected: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
     shard = second.Shard((HERE / f"{name}.vera").read_bytes())

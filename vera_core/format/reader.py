@@ -269,7 +269,7 @@ class ShardReader(Shard):
 
     def _dictionaries_for(self, coding: Coding) -> Dictionaries:
         codec, parameter = coding
-        return self.dictionaries() if parameter and codec is Codec.ZSTD else NO_DICTIONARIES
+        return self.dictionaries() if parameter and codec.takes_dictionary else NO_DICTIONARIES
 
     def _decoded(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[tuple[Entry, bytes]]:
         """Decodes in batches."""

@@ -205,7 +205,7 @@ def _rewrite(
 
 def _encoded(saved: Saved, remains: Remains) -> Encoded:
     entry = saved.entry
-    uses_dictionary = entry.codec is Codec.ZSTD and entry.parameter
+    uses_dictionary = entry.codec.takes_dictionary and entry.parameter
     parameter = remains.numbers[entry.parameter] if uses_dictionary else entry.parameter
     return Encoded(entry.codec, parameter, saved.stored, entry.crc32, entry.sha256, entry.size)
 

@@ -284,7 +284,7 @@ class Salvage:
             self._lose_entry(entry, "the shard is cut off before the end of the content")
         elif crc32(stored) != entry.crc32:
             self._lose_entry(entry, "the stored bytes do not match their CRC32")
-        elif entry.codec is Codec.ZSTD and entry.parameter and entry.parameter not in self._remains.numbers:
+        elif entry.codec.takes_dictionary and entry.parameter and entry.parameter not in self._remains.numbers:
             self._lose_entry(entry, f"dictionary {entry.parameter} is lost")
         else:
             return True
@@ -292,7 +292,7 @@ class Salvage:
 
     def _parameter(self, entry: Entry) -> int:
         """The codec's parameter, with the dictionary's number among those that are left."""
-        return self._remains.numbers.get(entry.parameter, 0) if entry.codec is Codec.ZSTD else entry.parameter
+        return self._remains.numbers.get(entry.parameter, 0) if entry.codec.takes_dictionary else entry.parameter
 
     def _streamed(self, head: GroupHead) -> Iterator[list[Saved]]:
         """The entry of a streamed shard."""

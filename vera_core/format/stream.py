@@ -93,7 +93,7 @@ def decode_stream(
         case Codec.ZSTD:
             return _checked(_zstd_pieces(whole, stored, dictionaries), whole.size)
         case _:
-            return _at_once(whole, stored)
+            return _at_once(whole, stored, dictionaries)
 
 
 def _checked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
@@ -109,7 +109,7 @@ def _checked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         raise FormatError(f"a stream lacks {left} of the {size} bytes of its content")
 
 
-def _at_once(whole: Whole, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _at_once(whole: Whole, pieces: Iterable[bytes], dictionaries: Dictionaries) -> Iterator[bytes]:
     if whole.size > MAX_INLINE:
         raise FormatError(f"a content of {whole.size} bytes is more than is decoded in memory")
     stored = b""
@@ -117,7 +117,7 @@ def _at_once(whole: Whole, pieces: Iterable[bytes]) -> Iterator[bytes]:
         stored += piece
         if len(stored) > MAX_INLINE:
             raise FormatError("more bytes are stored than are decoded in memory")
-    yield decode(Stored(whole.codec, stored, whole.size, whole.parameter))
+    yield decode(Stored(whole.codec, stored, whole.size, whole.parameter), dictionaries)
 
 
 def _constant_pieces(pieces: Iterable[bytes], size: int, parameter: int) -> Iterator[bytes]:

@@ -225,7 +225,9 @@ class ShardWriter:
             )
         if self.entries + len(batch) > layout.MAX_ENTRIES:
             raise UsageError(f"the shard is full with {self.entries} entries", todo="Begin another one.")
-        if int(batch.facts["parameter"][batch.facts["codec"] == Codec.ZSTD].max(initial=0)) > len(self._dictionaries):
+        codecs = batch.facts["codec"]
+        compressed = (codecs == Codec.ZSTD) | (codecs == Codec.ZSTD_BLOCK)
+        if int(batch.facts["parameter"][compressed].max(initial=0)) > len(self._dictionaries):
             raise UsageError("a content was encoded with a dictionary that the shard does not have", uid=names.uids[0])
         waiting = Waiting.of(names, batch)
         return waiting, waiting.last(self._last)
