@@ -65,6 +65,30 @@ def test_it_is_private_and_leaves_nothing_else(local: LocalKeys, path: Path) -> 
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
+def test_what_a_crash_left_goes_with_the_next_rotation(local: LocalKeys, path: Path) -> None:
+    (path.parent / f".{path.name}.new").write_text("half of a key file")
+    assert local.rotate() == 2
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
+def test_killed_while_rotating_it_keeps_every_key(local: LocalKeys, path: Path, step: str) -> None:
+    wrapped = local.wrap([b"key"])
+    code = f"""
+import os, pathlib, signal, sys
+from vera_core.keys.local import LocalKeys
+owner = pathlib.Path if {step!r} in ("replace", "unlink") else os
+service = LocalKeys(pathlib.Path(sys.argv[1]))
+setattr(owner, {step!r}, lambda *given, **options: os.kill(os.getpid(), signal.SIGKILL))
+service.rotate()
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
+    assert local.unwrap(wrapped) == [b"key"]
+    assert local.rotate() == 2
+    assert local.unwrap(good(local.rewrap(wrapped))) == [b"key"]
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o660, 0o666, 0o601])
 def test_a_file_that_others_may_use_is_refused(local: LocalKeys, path: Path, mode: int) -> None:
     path.chmod(mode)

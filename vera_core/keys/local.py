@@ -82,7 +82,7 @@ class LocalKeys:
             UnavailableError: the directory can't be written.
         """
         fresh = _File(secrets.token_hex(8), (os.urandom(KEY_BYTES),))
-        with _written(path, fresh.encode()) as temporary:
+        with _locked(path.parent), _written(path, fresh.encode()) as temporary:
             try:
                 os.link(temporary, path)  # never replaces, as a rename would
             except FileExistsError:
@@ -205,9 +205,10 @@ def _check_private(found: os.stat_result, path: Path) -> None:
 
 @contextmanager
 def _written(path: Path, data: bytes) -> Iterator[Path]:
-    """A private file with `data` beside `path`, safe on disk; whoever renames or links it names it."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    """A private file with `data` beside `path`, safe on disk, to be renamed or linked; under `_locked` only."""
+    temporary = path.parent / f".{path.name}.new"  # one name, so that what a crash leaves goes with the next
     try:
+        temporary.unlink(missing_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE), "wb") as file:
             file.write(data)
             file.flush()
@@ -223,11 +224,11 @@ def _written(path: Path, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Alone among the processes that rotate a key file of that directory."""
+    """Alone among the processes that write key files into that directory."""
     try:
         handle = os.open(directory, os.O_RDONLY)
     except OSError as error:
-        raise UnavailableError(f"the key file's directory can't be opened: {error.strerror}", file=directory) from error
+        raise UnavailableError(f"the key file can't be written: {error.strerror}", file=directory) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

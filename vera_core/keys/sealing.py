@@ -6,7 +6,6 @@ leaves come from tree.py's.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vera_core.errors import IntegrityError, UsageError
+from vera_core.keys.mac import hmac_sha256
 from vera_core.keys.tree import derive
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FileSealer:
         for ordinal, (leaf, plaintext) in enumerate(zip(leaves, plaintexts, strict=True), first):
             keys = derive(leaf, _FILE)
             # The nonce follows from the bytes, so that even a mistake can't put two plaintexts under one (key, nonce).
-            nonce = hmac.digest(keys[32:], plaintext, "sha256")[:NONCE_BYTES]
+            nonce = hmac_sha256(keys[32:], plaintext)[:NONCE_BYTES]
             sealed.append(nonce + AESGCM(keys[:32]).encrypt(nonce, plaintext, bound + number(ordinal)))
         return sealed
 

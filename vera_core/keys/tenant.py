@@ -6,7 +6,6 @@ its uid. docs/keys-v1.md, "The tenant key". It makes no file readable: that is a
 
 from __future__ import annotations
 
-import hmac
 import os
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vera_core.errors import IntegrityError, UsageError
 from vera_core.keys.envelope import Envelope, Header, Kind, open_envelopes, seal_envelopes
+from vera_core.keys.mac import hmac_sha256
 from vera_core.keys.service import good
 from vera_core.model import check_uid
 
@@ -79,11 +79,11 @@ class TenantKey:
         Raises:
             BadUidError: no uid.
         """
-        return hmac.digest(self._uid, check_uid(uid).encode(), "sha256")[:KEYED_UID_BYTES].hex()
+        return hmac_sha256(self._uid, check_uid(uid).encode())[:KEYED_UID_BYTES].hex()
 
     def keyed_digest(self, content: bytes) -> bytes:
         """32 bytes: HMAC-SHA-256(subkey for contents, content), which stands where others have a plain SHA-256."""
-        return hmac.digest(self._content, content, "sha256")
+        return hmac_sha256(self._content, content)
 
     def seal(self, service: KeyService) -> bytes:
         """The bytes to store.

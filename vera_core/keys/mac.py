@@ -1,0 +1,24 @@
+"""HMAC-SHA-256 (RFC 2104) with keys of 32 bytes, for many small messages. Pure.
+
+Three of them are made for each encrypted file. hmac.digest looks its algorithm up in OpenSSL and gives up the
+interpreter lock for each call: with a busy thread beside, a call took 2.7 ms instead of 3 us. Without one, two plain
+hashes take two thirds of its time at 1 KB and half of it for a uid; at 10 KB it is a tenth quicker.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from vera_core.codec import digest
+
+# The key is filled up with zeros to a block of 64 bytes, then every byte of it changed.
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+_INNER_PAD = b"\x36" * 32
+_OUTER_PAD = b"\x5c" * 32
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """The 32 bytes of HMAC-SHA-256; `key` has 32 bytes."""
+    inner = digest(key.translate(_INNER) + _INNER_PAD + message)
+    return sha256(key.translate(_OUTER) + _OUTER_PAD + inner).digest()
