@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import ipaddress
 import logging
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -17,11 +14,8 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.authority import make_authority
 from tests.store.conformance import lock
 from tests.store.proxy import Fault, FaultyProxy, Message, s3_error
 from vera_core.errors import (
@@ -41,6 +35,7 @@ from vera_core.store.s3 import S3Store, parse_uri
 from vera_core.store.s3_connect import S3Options
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -503,39 +498,7 @@ def test_a_proxy_serves_both_clients(s3_store: S3Store, proxy: FaultyProxy, monk
 @pytest.fixture
 def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     """A private certificate authority: its certificate, and a TLS server context that it has signed."""
-    now = dt.datetime.now(dt.UTC)
-
-    def certificate(name: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(issuer)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-        )
-
-    root, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    root_certificate = (
-        certificate("authority", root.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(root, hashes.SHA256())
-    )
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    leaf_certificate = (
-        certificate("127.0.0.1", leaf.public_key()).add_extension(address, critical=False).sign(root, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (tmp_path / "ca.pem").write_bytes(root_certificate.public_bytes(pem))
-    (tmp_path / "leaf.pem").write_bytes(
-        leaf_certificate.public_bytes(pem)
-        + leaf.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "leaf.pem")
-    return tmp_path / "ca.pem", context
+    return make_authority(tmp_path)
 
 
 def test_a_private_authority_is_trusted_by_both_clients_if_named(

@@ -38,8 +38,10 @@ KEY_TYPES = frozenset({"aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"
 """Transit keys of 256 bits that encrypt and authenticate."""
 
 _WRAPPED = re.compile(rb"vault:v([1-9][0-9]{0,8}):[A-Za-z0-9+/=]+", re.ASCII)
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_PATH = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+_NAME = re.compile(r"\w([\w.-]*\w)?", re.ASCII)
+_ADDRESS = re.compile(r"(https?)://(\[[0-9A-Fa-f:]+\]|[\w.-]+)(:[0-9]{1,5})?/?", re.ASCII)
+_SHOWN = 300
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _TRANSIENT = (
     sdk.RateLimitExceeded,
     sdk.InternalServerError,
@@ -55,12 +57,13 @@ class TransitOptions:
     """Which server and key, and how patiently.
 
     `address` is the server's URL, `key` the transit key's name, `mount` the path of the engine; `authority` a file with
-    the certificates that its TLS is checked by (the system's by default). `timeout` are the seconds that a connection
-    or an answer may take, `attempts` how often a request is sent at most, `seconds` how long after the first no other
-    is begun.
+    the certificates that its TLS is checked by (the system's by default). Without TLS token and keys would go openly
+    over the network: http is for this machine, or where `plain_http` says that the network protects them. `timeout`
+    are the seconds that a connection or an answer may take, `attempts` how often a request is sent at most, `seconds`
+    how long after the first no other is begun.
 
     Raises:
-        UsageError: key, mount or address can't be.
+        UsageError: key, mount, namespace or address can't be.
     """
 
     address: str
@@ -68,23 +71,26 @@ class TransitOptions:
     mount: str = "transit"
     namespace: str = ""
     authority: Path | None = None
+    plain_http: bool = False
     timeout: float = 5.0
     attempts: int = 4
     seconds: float = 15.0
 
     def __post_init__(self) -> None:
-        good = _NAME.fullmatch(self.key) and _PATH.fullmatch(self.mount)
-        if (
-            not good
-            or not re.match("https?://", self.address)
-            or (self.namespace and not _PATH.fullmatch(self.namespace))
-        ):
+        names = [self.key, *self.mount.split("/"), *(self.namespace.split("/") if self.namespace else [])]
+        address = _ADDRESS.fullmatch(self.address)
+        if address is None or not all(_NAME.fullmatch(name) for name in names):
             raise UsageError(
-                "the key service's settings are no address, mount, namespace and key",
-                todo="The address is a URL; key, mount and namespace are letters, digits, '-', '_' and '.'.",
-                address=self.address,
+                "the settings of the key service are no address, mount, namespace and key",
+                todo="The address is like https://openbao.example:8200; names have letters, digits, '-', '_' and '.'.",
                 mount=self.mount,
                 key=self.key,
+            )
+        if address[1] == "http" and address[2] not in _LOOPBACK and not self.plain_http:
+            raise UsageError(
+                "the key service would be asked over the network without TLS",
+                todo="Use https, or allow plain http where the network itself protects what it carries.",
+                address=self.address,
             )
 
 
@@ -263,9 +269,9 @@ class TransitKeys:
 
     def _translated(self, error: sdk.VaultError | OSError) -> VeraError:
         """What went wrong with a whole request."""
-        said = " ".join(str(error.args[0] if error.args else error).split())[:300]
+        said = " ".join(str(error.args[0] if error.args else error).split())
         kind, what, todo = _explain(error, said)
-        return kind(what, todo=todo, kek=self.kek, address=self._options.address, answer=said)
+        return kind(what, todo=todo, kek=self.kek, address=self._options.address, answer=said[:_SHOWN])
 
     def _item_error(self, said: str) -> VeraError:
         """What went wrong with one item of a batch."""
@@ -327,6 +333,12 @@ def _explain(error: Exception, said: str) -> tuple[type[VeraError], str, str]:
             NotFoundError,
             "the key service has no such key",
             "Correct its name. If it was deleted, restore it from a backup: without it nothing can be read.",
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return (
+            UnavailableError,
+            "no trusted TLS connection to the key service",
+            "Name the authority that signed its certificate.",
         )
     if "sealed" in said:
         return UnavailableError, "the key service is sealed", "Unseal it, then run it again."

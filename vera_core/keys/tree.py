@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 MAX_DEPTH = 32
 NODE_BYTES = 37
-"""A node as stored: u8 depth, u32 index, 32 bytes of secret."""
+"""A node as stored: u8 depth, u32 position, 32 bytes of secret."""
 
 _COUNTER = b"\x00\x00\x00\x01"
 _TREE = b"vera-key-tree-v1"
 _NODE = struct.Struct("<BI32s")
-_NODES = np.dtype([("depth", "u1"), ("index", "<u4"), ("secret", "V32")])
+_NODES = np.dtype([("depth", "u1"), ("position", "<u4"), ("secret", "V32")])
 
 
 def derive(secret: bytes, label: bytes) -> bytes:
@@ -66,7 +66,7 @@ class KeyTree:
 
     depth: int
     nodes: bytes = field(repr=False)
-    _table: NDArray[np.void] = field(init=False, repr=False, compare=False)
+    _sizes: NDArray[np.int64] = field(init=False, repr=False, compare=False)  # leaves below each node
     _firsts: NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,16 +74,17 @@ class KeyTree:
         if len(self.nodes) % NODE_BYTES:
             raise _malformed("they are cut short")
         table = np.frombuffer(self.nodes, _NODES)
-        depths, indices = table["depth"].astype(np.int64), table["index"].astype(np.int64)
-        if (depths > self.depth).any() or (indices >> depths).any():
+        depths, positions = table["depth"].astype(np.int64), table["position"].astype(np.int64)
+        if (depths > self.depth).any() or (positions >> depths).any():
             raise _malformed("one lies outside the tree")
-        firsts, ends = indices << (self.depth - depths), (indices + 1) << (self.depth - depths)
-        if (firsts[1:] < ends[:-1]).any():
+        sizes = 1 << (self.depth - depths)
+        firsts = positions * sizes
+        if (firsts[1:] < (firsts + sizes)[:-1]).any():
             raise _malformed("they overlap or are not in order")
-        siblings = (depths[1:] == depths[:-1]) & (indices[1:] == indices[:-1] + 1) & (indices[:-1] & 1 == 0)
+        siblings = (depths[1:] == depths[:-1]) & (positions[1:] == positions[:-1] + 1) & (positions[:-1] & 1 == 0)
         if siblings.any():
             raise _malformed("two are siblings, which stand for what was never punctured")
-        object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_sizes", sizes)
         object.__setattr__(self, "_firsts", firsts)
 
     @classmethod
@@ -111,12 +112,12 @@ class KeyTree:
     @property
     def node_count(self) -> int:
         """How many nodes are stored."""
-        return len(self._table)
+        return len(self._sizes)
 
     @property
     def left(self) -> int:
         """How many leaves are not punctured; those that no file uses count too."""
-        return sum((1 << (self.depth - int(depth))) for depth in self._table["depth"])
+        return int(self._sizes.sum())
 
     def holds(self, ordinal: int) -> bool:
         """Whether the key of that leaf can still be derived.
@@ -172,7 +173,7 @@ class KeyTree:
         if holes and not 0 <= holes[0] <= holes[-1] < 1 << self.depth:
             raise _no_leaf(holes[0] if holes[0] < 0 else holes[-1], self.depth)
         lows = np.searchsorted(holes, self._firsts)
-        highs = np.searchsorted(holes, self._firsts + (1 << (self.depth - self._table["depth"].astype(np.int64))))
+        highs = np.searchsorted(holes, self._firsts + self._sizes)
         parts, kept = [], 0
         for number in np.flatnonzero(lows < highs).tolist():
             parts.append(self.nodes[kept * NODE_BYTES : number * NODE_BYTES])
