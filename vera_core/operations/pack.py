@@ -21,6 +21,7 @@ from vera_core.operations.freeze import (
     parts_of,
     routed_by_active_epochs,
 )
+from vera_core.operations.holdings import holdings
 from vera_core.operations.inspector import inspector
 from vera_core.operations.loader import Options, loader
 from vera_core.operations.pace import at_pace
@@ -210,10 +211,11 @@ def _report(frozen: FrozenManifest, done: list[tuple[SlotState, Part]]) -> PackR
     rejects = Counter(row.reject for row in manifest.rejects())
     for _, part in done:
         rejects.update({reason: sum(end - first for first, end in ranges) for reason, ranges in part.rejects.items()})
+    lies = {id(state): holdings(state) for state, _ in done}
     shards = {
         (shard.key, shard.version_id): (state.slot, shard)
         for state, part in done
-        for shard in state.shards.get(part.number, ())
+        for shard in lies[id(state)].shards_with(state, part.number)
     }
     return PackReport(
         source=window.source,

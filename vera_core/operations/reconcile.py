@@ -13,6 +13,7 @@ import pandas as pd
 
 from vera_core.encoding import facts_of
 from vera_core.errors import VeraError
+from vera_core.operations.holdings import tombstones
 from vera_core.operations.load import Loaded, load_with, stream_digest
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Finding
@@ -22,8 +23,9 @@ from vera_core.source.base import BigContent, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
-    from vera_core.format import ShardReader
+    from vera_core.model import Entry
     from vera_core.operations.freeze import FrozenManifest
+    from vera_core.operations.holdings import Holdings
     from vera_core.operations.repository import Repository
     from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source
@@ -61,14 +63,27 @@ class Accounts:
             )
 
 
-def reconcile_part(
-    repo: Repository, source: Source, frozen: FrozenManifest, state: SlotState, part: Part, reader: ShardReader | None
-) -> Iterator[Finding]:
-    """Compares a part's rows, read again from the source, with the entries of its shard (`reader`; None without one).
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The archive's side of a part: its slot's state, what lies where, and the part's entries in live shards."""
+
+    state: SlotState
+    lies: Holdings
+    part: Part
+    entries: Iterable[Entry]
+
+    def left_behind(self) -> set[str]:
+        """The uids of which erased versions lie in no live shard any more, so that rows can't be compared with them."""
+        return {uid for uid, origins in tombstones(self.state).items() if origins & self.lies.left_out}
+
+
+def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, side: Archived) -> Iterator[Finding]:
+    """Compares a part's rows, read again from the source, with what is archived of them.
 
     Raises:
         UnavailableError: the source can't be reached.
     """
+    part, state = side.part, side.state
     rejected = {number for ranges in part.rejects.values() for first, end in ranges for number in range(first, end)}
     batches = frozen.manifest.batches(part.first, part.end)
     loaded = load_with(source, batches, lambda contents, _: facts_of(contents), threads=repo.workplace.threads)
@@ -76,13 +91,20 @@ def reconcile_part(
     now = pd.DataFrame(_source_side(loaded, rejected, unread), columns=COLUMNS)
     yield from unread
     kept = pd.DataFrame(
-        ((entry.uid, entry.size, entry.sha256) for entry in ([] if reader is None else reader.entries())),
+        ((entry.uid, entry.size, entry.sha256) for entry in side.entries),
         columns=COLUMNS,
     )
+    erased = sum(origin.commit == part.number for origin in side.lies.left_out)
+    if len(kept) + erased != part.archived:
+        yield Finding(
+            what=f"record {part.number} archived {part.archived} files; {len(kept)} are there, and {erased} were left "
+            "behind by repacks",
+        )
+    left_behind = side.left_behind()
     joined: Any = now.drop_duplicates().merge(kept.drop_duplicates(), how="outer", on=COLUMNS, indicator=True)
     readers = ShardReaders(repo)
     for line in joined[joined["_merge"] == "left_only"].itertuples(index=False):
-        if not _stands_elsewhere(readers, state, str(line.uid), bytes(line.sha256)):
+        if line.uid not in left_behind and not _stands_elsewhere(readers, state, str(line.uid), bytes(line.sha256)):
             yield Finding(
                 what=f"not archived: the source gives {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
                 uid=str(line.uid),

@@ -161,7 +161,7 @@ class Retriever:
         slot, state, found = self._look_twice(uid, created_at, wanted)
         living = [version for version in found if not state.is_dead(version.origin)]
         if not living:
-            raise ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)
+            raise self._erased(uid, slot, wanted)
         return slot, state, living[-1]
 
     def _look_twice(
@@ -171,12 +171,16 @@ class Retriever:
 
         Raises:
             NotFoundError: there is none, not even after another look.
+            ErasedError: there was one, which a repack has left behind since.
         """
         began = time.monotonic()
         slot, state, found = self._look(uid, created_at, wanted, began - self._repo.workplace.freshness_seconds)
         if not found:
             self._repo.refresh_config()
             slot, state, found = self._look(uid, created_at, wanted, began)
+        if not found and state.dead and uid in self._repo.slot_log(slot).load().erased:
+            # Its bytes are gone from the live shards, and with them its name: the log alone still tells of it.
+            raise self._erased(uid, slot, wanted)
         if not found:
             raise self._missing(uid, slot, wanted)
         return slot, state, found
@@ -188,6 +192,9 @@ class Retriever:
         state = self._state(slot, oldest)
         found = versions_of(self._readers, state, uid, uid_key(uid))
         return slot, state, found if wanted is None else _matching(found, wanted)
+
+    def _erased(self, uid: str, slot: Slot, wanted: str | None) -> ErasedError:
+        return ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)
 
     def _missing(self, uid: str, slot: Slot, wanted: str | None = None) -> NotFoundError:
         what = "no such file is archived" if wanted is None else "no such version of the file is archived"

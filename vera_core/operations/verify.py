@@ -6,7 +6,7 @@ Everything is asked of the store anew, by VersionId, through new readers; nothin
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,19 @@ from vera_core.format import FileSource, ShardReader
 from vera_core.model import Lock, day_text, format_time
 from vera_core.operations.commit import satisfies
 from vera_core.operations.freeze import load_frozen
+from vera_core.operations.holdings import holdings
+from vera_core.operations.lookup import origin_of
 from vera_core.operations.pace import at_pace
-from vera_core.operations.reconcile import Accounts, reconcile_part
+from vera_core.operations.reconcile import Accounts, Archived, reconcile_part
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vera_core.errors import VeraError
-    from vera_core.model import Slot
+    from vera_core.model import Entry, Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, ShardRef, SlotState
@@ -128,15 +130,17 @@ def verify_window(repo: Repository, source: Source, window: Window) -> VerifyRep
             state = log.load()
             _check_log_locks(repo, log, state, tally)
             accounts = Accounts(segment.first)
-            for part in state.covered(frozen.digest):
-                if segment.first <= part.first < segment.end:
-                    tally.reconciliation.take(part.end - part.first, accounts.take(part))
-                    with _verified_copy(repo, state, part, scratch, tally) as reader:
-                        if reader is None and part.archived:
+            lies = holdings(state)
+            with closing(_Copies(repo, scratch, tally)) as copies:
+                for part in state.covered(frozen.digest):
+                    if segment.first <= part.first < segment.end:
+                        tally.reconciliation.take(part.end - part.first, accounts.take(part))
+                        entries = copies.entries(lies.shards_with(state, part.number), part.number)
+                        if entries is None:
                             tally.reconciliation.take(0, [_not_compared(part)])
                         else:
-                            findings = reconcile_part(repo, source, frozen, state, part, reader)
-                            tally.reconciliation.take(0, findings)
+                            side = Archived(state, lies, part, entries)
+                            tally.reconciliation.take(0, reconcile_part(repo, source, frozen, side))
             tally.reconciliation.take(0, accounts.close(segment.end))
     scope = f"{window.source}/{window.tenant}/{day_text(window.day)}/{window.revision}"
     return tally.report(scope, began, (INTEGRITY, WORM_LOCK, RECONCILIATION))
@@ -181,26 +185,49 @@ def verify_slots(
     return tally.report(repo.uri, began, (INTEGRITY, WORM_LOCK))
 
 
-@contextmanager
-def _verified_copy(
-    repo: Repository, state: SlotState, part: Part, scratch: Path, tally: _Tally
-) -> Iterator[ShardReader | None]:
-    """The part's shard: its lock asked, its bytes downloaded anew and verified; a reader of the copy if it is whole."""
-    shards = state.shards.get(part.number, [])
-    if not shards:
-        yield None
-        return
-    shard = shards[0]
-    _check_lock(repo, shard.key, shard.version_id, shard.lock, tally)
-    path = _verify_shard(repo, shard, scratch, tally, keep=True)
-    if path is None:
-        yield None
-        return
-    try:
-        with FileSource(path) as source:
-            yield ShardReader.open(source)
-    finally:
-        path.unlink()
+class _Copies:
+    """Local copies of shards, each downloaded anew and verified once for the parts that follow each other in it."""
+
+    def __init__(self, repo: Repository, scratch: Path, tally: _Tally) -> None:
+        self._repo = repo
+        self._scratch = scratch
+        self._tally = tally
+        self._open: dict[str, tuple[Path, FileSource] | None] = {}
+
+    def entries(self, shards: Sequence[ShardRef], commit: int) -> Iterator[Entry] | None:
+        """The entries of a commit in these shards; None if one of them is not whole."""
+        wanted = {shard.version_id for shard in shards}
+        for version_id in self._open.keys() - wanted:
+            self._close(version_id)
+        for shard in shards:
+            if shard.version_id not in self._open:
+                self._open[shard.version_id] = self._verified(shard)
+        opened = [(shard, self._open[shard.version_id]) for shard in shards]
+        if any(copy is None for _, copy in opened):
+            return None
+        return (
+            entry
+            for shard, copy in opened
+            if copy is not None
+            for entry in ShardReader.open(copy[1]).entries()
+            if origin_of(shard, entry).commit == commit
+        )
+
+    def close(self) -> None:
+        """Removes all."""
+        for version_id in list(self._open):
+            self._close(version_id)
+
+    def _verified(self, shard: ShardRef) -> tuple[Path, FileSource] | None:
+        _check_lock(self._repo, shard.key, shard.version_id, shard.lock, self._tally)
+        path = _verify_shard(self._repo, shard, self._scratch, self._tally, keep=True)
+        return None if path is None else (path, FileSource(path))
+
+    def _close(self, version_id: str) -> None:
+        copy = self._open.pop(version_id)
+        if copy is not None:
+            copy[1].close()
+            copy[0].unlink()
 
 
 def _verify_shard(

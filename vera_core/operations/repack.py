@@ -1,0 +1,252 @@
+"""`vera repack`: leaves erased files behind where they are many, in new shards of what lives (docs/protocol.md).
+
+The old shards are superseded, and deleted by `vera gc` once their locks have ended. How shards are replaced is
+rewrite.py's business, merging small ones optimize.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vera_core.errors import ConflictError, IncompatibleError, IntegrityError, UsageError
+from vera_core.operations.audited import audited
+from vera_core.operations.bundles import Bundle, bundled
+from vera_core.operations.holdings import removable
+from vera_core.operations.inspector import inspector
+from vera_core.operations.pace import at_pace
+from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.rewrite import Purpose, Rewriting, Rewritten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from vera_core.errors import VeraError
+    from vera_core.model import Slot
+    from vera_core.operations.repository import Repository
+    from vera_core.slots import ShardRef, SlotState
+
+RATIO = 0.3
+"""Erased files among the files of a slot and class from which on repacking is worth its reading and writing."""
+SHARDS_AUDITED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepackLine:
+    """What is to be repacked of one slot and retention class.
+
+    `files` are those of all its shards and `erased` how many of them are: their ratio decides. Of these shards, those
+    that hold an erased file are rewritten: `shards` of them, of `size` bytes.
+    """
+
+    slot: Slot
+    retention_class: str
+    files: int
+    erased: int
+    shards: int
+    size: int
+    locked_until: datetime
+
+    @property
+    def ratio(self) -> float:
+        """Erased files among all, 0 to 1."""
+        return self.erased / self.files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepackPlan(Report):
+    """What repacking would do, and why: slots and classes whose ratio of erased files is `ratio` or above.
+
+    `findings` are slots that could not be looked at.
+    """
+
+    ratio: float
+    lines: tuple[RepackLine, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    slots: int = figure("slots examined")
+    due: int = figure("slots to repack")
+    shards: int = figure("shards to rewrite", "objects")
+    files: int = figure("files in them", "files")
+    erased: int = figure("erased files in them", "files")
+    size: int = figure("bytes to rewrite", "bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepackReport(Report):
+    """What was replaced by what. `findings` are slots that could not be repacked; run it again for those."""
+
+    reason: str
+    done: tuple[Rewritten, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    replaced: int = figure("shards replaced", "objects")
+    shards: int = figure("shards in their place", "objects")
+    files: int = figure("files moved", "files")
+    left_out: int = figure("erased files left behind", "files")
+    size_before: int = figure("stored before", "bytes")
+    size_after: int = figure("stored after", "bytes")
+    files_per_second: float = figure("speed", "files/s")
+
+
+def plan_repack(
+    repo: Repository,
+    slots: Iterable[Slot],
+    *,
+    ratio: float = RATIO,
+    progress: Callable[[int], None] | None = None,
+) -> RepackPlan:
+    """What `execute_repack` would do; reads slot logs only, and changes nothing. `progress` gets the slots examined.
+
+    Raises:
+        UsageError: the ratio is not between 0 and 1.
+    """
+    began = time.monotonic()
+    if not 0 <= ratio <= 1:
+        raise UsageError(f"{ratio} is no ratio", todo="Give a number from 0 to 1: 0.3 for 30 %.")
+    repo.refresh_config()
+    lines: list[RepackLine] = []
+    findings: list[Finding] = []
+    count = 0
+    for slot in slots:
+        with told(findings, slot):
+            lines += _lines(repo.slot_log(slot).load(), ratio)
+        count += 1
+        if progress is not None:
+            progress(count)
+    return RepackPlan(
+        ok=not findings, ratio=ratio, lines=tuple(lines), findings=tuple(findings), slots=count,
+        due=len({line.slot for line in lines}), shards=sum(line.shards for line in lines),
+        files=sum(line.files for line in lines), erased=sum(line.erased for line in lines),
+        size=sum(line.size for line in lines), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def execute_repack(
+    repo: Repository, plan: RepackPlan, *, progress: Callable[[int, int, int], None] | None = None
+) -> RepackReport:
+    """Repacks the slots of the plan, by what their logs say now; safe to run again and side by side.
+
+    `progress` gets the files moved, those there are about in all, and the bytes that their contents take.
+
+    Raises:
+        UnavailableError: the store can't be reached; run it again.
+        IncompatibleError: the repository no longer takes writes from this version.
+    """
+    purpose = Purpose("tombstones", partial(erased_bundles, ratio=plan.ratio), repo.config.compression)
+    files = sum(line.files - line.erased for line in plan.lines)
+    return rewrite_slots(repo, purpose, sorted({line.slot for line in plan.lines}), files=files, progress=progress)
+
+
+def erased_bundles(state: SlotState, *, ratio: float) -> list[Bundle]:
+    """The shards that hold erased files, of the classes of a slot where these are `ratio` or more of all."""
+    counts = removable(state)
+    bundles: list[Bundle] = []
+    for name, shards in by_class(state).items():
+        counted = [(shard, counts.get(shard.version_id, 0)) for shard in shards]
+        erased = sum(count for _, count in counted)
+        if erased and erased >= ratio * sum(shard.entries for shard in shards):
+            bundles += bundled(name, [(shard, count) for shard, count in counted if count])
+    return bundles
+
+
+def by_class(state: SlotState) -> dict[str, list[ShardRef]]:
+    """The live shards of each retention class, but for the copies that extensions made: these keep files longer."""
+    found: defaultdict[str, list[ShardRef]] = defaultdict(list)
+    for shard in state.live():
+        if not state.is_copy(shard):
+            found[shard.retention_class].append(shard)
+    return dict(found)
+
+
+@at_pace()
+def rewrite_slots(
+    repo: Repository,
+    purpose: Purpose,
+    slots: Sequence[Slot],
+    *,
+    files: int,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> RepackReport:
+    """Replaces what the purpose chooses in each slot, between an intent and an outcome in the audit.
+
+    `files`: about how many there are to move. A slot whose shards don't verify is a finding, and keeps no other back.
+
+    Raises:
+        UnavailableError, IncompatibleError: as `execute_repack`.
+    """
+    began = time.monotonic()
+    repo.writable_config()
+    if not slots:
+        return RepackReport(reason=purpose.reason, seconds=time.monotonic() - began)
+    done: list[Rewritten] = []
+    findings: list[Finding] = []
+    moved = size = 0
+
+    def tell(versions: int, stored: int) -> None:
+        nonlocal moved, size
+        moved, size = moved + versions, size + stored
+        if progress is not None:
+            progress(moved, max(files, moved), size)
+
+    subject = {"reason": purpose.reason, "slots": len(slots), "first": str(slots[0]), "last": str(slots[-1])}
+    with audited(repo, "repack", subject) as outcome, repo.scratch() as scratch, inspector(files) as inspect:
+        job = Rewriting(repo, purpose, scratch, inspect, tell)
+        for slot in slots:
+            with told(findings, slot):
+                done.extend(job.slot(slot))
+        report = _report(purpose.reason, done, findings, time.monotonic() - began)
+        outcome |= {
+            "replaced": report.replaced,
+            "left_out": report.left_out,
+            "shard_count": report.shards,
+            "shards": [[shard.key, shard.version_id] for each in done for shard in each.shards][:SHARDS_AUDITED],
+            "failed": len(findings),
+        }
+    return report
+
+
+@contextmanager
+def told(findings: list[Finding], slot: Slot) -> Iterator[None]:
+    """Makes an error about a slot's own data a finding, and goes on with the next one."""
+    try:
+        yield
+    except (IntegrityError, ConflictError, IncompatibleError) as error:
+        findings.append(_finding(error, slot))
+
+
+def _finding(error: VeraError, slot: Slot) -> Finding:
+    where = error.where
+    return Finding(
+        what=error.what, key=where.get("key", str(slot)), version_id=where.get("version_id", ""),
+        uid=where.get("uid", ""), todo=error.todo,
+    )  # fmt: skip
+
+
+def _lines(state: SlotState, ratio: float) -> Iterator[RepackLine]:
+    shards = by_class(state)
+    bundles: defaultdict[str, list[Bundle]] = defaultdict(list)
+    for bundle in erased_bundles(state, ratio=ratio):
+        bundles[bundle.retention_class].append(bundle)
+    for name, found in bundles.items():
+        yield RepackLine(
+            slot=state.slot, retention_class=name, files=sum(shard.entries for shard in shards[name]),
+            erased=sum(bundle.erased for bundle in found), shards=sum(len(bundle.shards) for bundle in found),
+            size=sum(bundle.size for bundle in found),
+            locked_until=max(shard.lock.until for bundle in found for shard in bundle.shards),
+        )  # fmt: skip
+
+
+def _report(reason: str, done: Sequence[Rewritten], findings: Sequence[Finding], seconds: float) -> RepackReport:
+    files = sum(each.files for each in done)
+    replaced = [shard for each in done for shard in each.replaced]
+    shards = [shard for each in done for shard in each.shards]
+    return RepackReport(
+        ok=not findings, reason=reason, done=tuple(done), findings=tuple(findings), replaced=len(replaced),
+        shards=len(shards), files=files, left_out=sum(each.left_out for each in done),
+        size_before=sum(shard.size for shard in replaced), size_after=sum(shard.size for shard in shards),
+        files_per_second=files / seconds if files else 0.0, seconds=seconds,
+    )  # fmt: skip

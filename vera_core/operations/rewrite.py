@@ -1,0 +1,323 @@
+"""Replacing shards of a slot by new ones that hold what lives of them: fetch, build, prove, upload, record, seal.
+
+Which shards are to be replaced, and why, is decided by repack.py and optimize.py. Every step is safe to repeat and to
+lose the process in: until the record is there the old shards count, and the new ones are garbage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vera_core.errors import ConflictError, IntegrityError
+from vera_core.format import FileSource, ShardOptions, ShardReader
+from vera_core.model import Lock
+from vera_core.operations.commit import roll_forward, seal, upload
+from vera_core.operations.holdings import may_be_left_out
+from vera_core.operations.living import Shelf
+from vera_core.operations.lookup import StoreSource
+from vera_core.operations.reshard import Aim, NewShard, prove, reshard
+from vera_core.slotrecords import repack_anchor
+from vera_core.slots import ShardRef, small_filter
+from vera_core.store.base import MissingObjectError
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from vera_core.model import Origin, Policy, Slot
+    from vera_core.operations.bundles import Bundle, Choose
+    from vera_core.operations.inspector import Inspect
+    from vera_core.operations.repository import Repository
+    from vera_core.operations.reshard import Tell
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import SlotState
+
+ATTEMPTS = 5
+"""Of replacing shards of a slot: each that is lost was outrun by another writer."""
+APPENDS = 64
+"""Of getting the record into the slot's log: each that is lost was won by another record, which may change nothing."""
+TODO = "Run `vera verify --deep`, and repair it (docs/damaged-shards.md) before this slot is repacked."
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """Why shards are replaced (the record's `reason`), which ones, and how their files are compressed."""
+
+    reason: str
+    choose: Choose
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlace:
+    """A shard version: where it lies, its bytes and files, and until when it is locked."""
+
+    key: str
+    version_id: str
+    sha256: str
+    size: int
+    entries: int
+    locked_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """Shards that were replaced, and those in their place; `record` is the number of the repack that says so."""
+
+    slot: str
+    retention_class: str
+    record: int
+    replaced: tuple[ShardPlace, ...]
+    shards: tuple[ShardPlace, ...]
+    files: int
+    left_out: int
+
+
+class _OutrunError(ConflictError):
+    """Another writer changed what a rewriting rests on."""
+
+
+@dataclass(slots=True)
+class Rewriting:
+    """One run that replaces shards for a purpose, in slot after slot."""
+
+    repo: Repository
+    purpose: Purpose
+    scratch: Path
+    inspect: Inspect
+    tell: Tell = lambda _versions, _size: None
+
+    def slot(self, slot: Slot) -> Iterator[Rewritten]:
+        """Replaces what is to be replaced of a slot now, bundle by bundle; nothing where somebody else was first.
+
+        Raises:
+            IntegrityError: a shard that is to be replaced does not verify; nothing of it was changed.
+            ConflictError: other writers kept coming first.
+        """
+        log = self.repo.slot_log(slot)
+        state = roll_forward(self.repo, log)
+        sealed = state.head.number
+        useless: set[frozenset[tuple[str, str]]] = set()
+        lost = 0
+        while True:
+            bundles = [bundle for bundle in self.purpose.choose(state) if bundle.names not in useless]
+            if not bundles:
+                return
+            try:
+                rewritten = _Bundle(self, log, state, bundles[0], sealed).rewrite()
+            except _OutrunError:
+                lost += 1
+                if lost == ATTEMPTS:
+                    raise
+                continue
+            if rewritten is None:
+                useless.add(bundles[0].names)
+            else:
+                sealed = state.head.number
+                yield rewritten
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """A bundle while it is replaced. `state` moves on with the log; everything up to record `sealed` is sealed."""
+
+    job: Rewriting
+    log: SlotLog
+    state: SlotState
+    bundle: Bundle
+    sealed: int
+
+    def rewrite(self) -> Rewritten | None:
+        """Replaces the bundle; None where there is nothing to gain after all.
+
+        Raises:
+            _OutrunError: the shards, or what may be left behind of them, are not what they were any more.
+        """
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.job.scratch, prefix="repack-")))
+            replaced, shelves = self._shelves(stack, scratch)
+            if not replaced or (len(replaced) == 1 and not any(self.bundle.removable)):
+                return None
+            fresh = self._built(replaced, shelves, scratch)
+        left_out = [origin for shelf in shelves for origin in shelf.left_out]
+        if not left_out and len(fresh) >= len(replaced):
+            return None
+        record = self._append(replaced, fresh, left_out)
+        repo = self.job.repo
+        seal(repo, self.log, self.state, self.sealed, own=repo.audit.writer)
+        self.log.write_sidecar(self.state, repo.clock.now())
+        return Rewritten(
+            slot=str(self.state.slot), retention_class=self.bundle.retention_class, record=record,
+            replaced=tuple(map(_place, replaced)), shards=tuple(map(_place, fresh)),
+            files=sum(shard.entries for shard in fresh), left_out=len(left_out),
+        )  # fmt: skip
+
+    def _shelves(self, stack: ExitStack, scratch: Path) -> tuple[list[ShardRef], list[Shelf]]:
+        """The shards to replace, open. One big living file alone stays as it is: moving it would gain nothing."""
+        replaced: list[ShardRef] = []
+        shelves: list[Shelf] = []
+        gone = _gone(self.state)
+        for shard, removable in zip(self.bundle.shards, self.bundle.removable, strict=True):
+            if shard.entries == 1 or removable >= shard.entries:
+                # Next to nothing of it is needed but the index.
+                reader = ShardReader.open(StoreSource(self.job.repo.store, shard))
+            else:
+                reader = ShardReader.open(stack.enter_context(self._fetched(shard, scratch / f"{len(shelves)}.vera")))
+            shelf = Shelf(len(shelves), reader, shard.number, gone)
+            if reader.streamed:
+                shelf.more()
+                if shelf.kept:
+                    continue
+            replaced.append(shard)
+            shelves.append(shelf)
+        return replaced, shelves
+
+    def _fetched(self, shard: ShardRef, path: Path) -> FileSource:
+        """A shard, copied to `path`; it has the bytes that its record names.
+
+        Raises:
+            IntegrityError: it is gone, or has others.
+        """
+        repo = self.job.repo
+        where = {"bucket": repo.store.bucket, "key": shard.key, "version_id": shard.version_id}
+        try:
+            repo.store.download(shard.key, path, version_id=shard.version_id)
+        except MissingObjectError as error:
+            raise IntegrityError("a committed shard is gone from the store", todo=TODO, **where) from error
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != shard.sha256:
+            raise IntegrityError("a shard's bytes are not the ones that were committed", todo=TODO, **where)
+        source = FileSource(path)
+        source.where = where
+        return source
+
+    def _built(self, replaced: Sequence[ShardRef], shelves: Sequence[Shelf], scratch: Path) -> list[ShardRef]:
+        """The new shards, proved and uploaded: while one is, the next is built.
+
+        Raises:
+            IntegrityError: what was built does not hold what it must.
+        """
+        finished: list[Future[tuple[ShardRef, int]]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="vera-repack") as pool:
+            for new in reshard(shelves, self._aim(replaced), scratch, self.job.tell):
+                if finished:
+                    finished[-1].result()
+                finished.append(pool.submit(self._finish, new, replaced))
+            done = [future.result() for future in finished]
+        fresh = [shard for shard, _ in done]
+        moved = sum(census for _, census in done), sum(shard.entries for shard in fresh)
+        there = sum(shelf.census for shelf in shelves), sum(shelf.kept for shelf in shelves)
+        if (moved[0] - there[0]) % (1 << 64) or moved[1] != there[1] or not _complete(replaced, shelves):
+            raise IntegrityError(
+                "the new shards do not hold what lives of the old ones",
+                todo="Nothing was changed. Check this machine's memory, and report it: this is a bug in VERA.",
+                slot=self.state.slot,
+            )
+        return fresh
+
+    def _aim(self, replaced: Sequence[ShardRef]) -> Aim:
+        config = self.job.repo.config
+        retention = config.retention(self.bundle.retention_class)
+        options = ShardOptions(bytes.fromhex(config.repository_id), retention.name, retention.erasability)
+        expected = sum(shard.entries for shard in replaced) - sum(self.bundle.removable)
+        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected)
+
+    def _finish(self, new: NewShard, replaced: Sequence[ShardRef]) -> tuple[ShardRef, int]:
+        """Proves and uploads a new shard; how its record will name it, and its census."""
+        census = prove(new, self.job.inspect)
+        key, version_id = upload(self.job.repo, self.state, new.local)
+        new.local.path.unlink()
+        summary = new.summary
+        # What the files' own shards were committed to, and no more: an ended lock stays ended.
+        until = max(replaced[number].lock.until for number in new.shelves)
+        shard = ShardRef(
+            number=0,
+            key=key,
+            version_id=version_id,
+            sha256=new.local.sha256.hex(),
+            size=summary.size,
+            entries=summary.entries,
+            content_bytes=summary.content_bytes,
+            stored_bytes=summary.stored_bytes,
+            min_key=summary.min_key,
+            max_key=summary.max_key,
+            retention_class=self.bundle.retention_class,
+            lock=Lock(self.job.repo.config.lock_mode, until),
+            keys=small_filter(new.keys),
+        )
+        return shard, census
+
+    def _append(self, replaced: Sequence[ShardRef], fresh: Sequence[ShardRef], left_out: Sequence[Origin]) -> int:
+        """Appends the repack; returns its number."""
+        repo, state = self.job.repo, self.state
+        body: dict[str, Any] = {
+            "type": "repack",
+            "reason": self.job.purpose.reason,
+            "replaces": [{"key": shard.key, "version_id": shard.version_id} for shard in replaced],
+            "shards": [shard.to_json() for shard in fresh],
+            "anchor": repack_anchor(replaced, fresh, left_out),
+            "writer": repo.audit.writer,
+        }
+        for _ in range(APPENDS):
+            if not self._holds(replaced, fresh, left_out):
+                break
+            now = repo.clock.now()
+            until = repo.record_until(max(shard.lock.until for shard in (*replaced, *fresh)))
+            try:
+                record = self.log.append(
+                    state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now
+                )
+            except LostAppendError:
+                # Versions are named and not places: what was erased meanwhile is left behind by the next repack.
+                self.log.refresh(state)
+            else:
+                if record.number in state.strays:
+                    break
+                return record.number
+        raise _OutrunError(
+            "another writer replaced shards of the slot first, or put a hold on their files",
+            todo="Run it again.", slot=state.slot,
+        )  # fmt: skip
+
+    def _holds(self, replaced: Sequence[ShardRef], fresh: Sequence[ShardRef], left_out: Sequence[Origin]) -> bool:
+        """Whether a repack of these would count as things stand now."""
+        state = self.state
+        live = {(shard.key, shard.version_id) for shard in state.live()}
+        return (
+            live.issuperset((shard.key, shard.version_id) for shard in replaced)
+            and state.condemned.isdisjoint((shard.key, shard.version_id) for shard in fresh)
+            and all(may_be_left_out(state, origin) for origin in left_out)
+        )
+
+
+def _gone(state: SlotState) -> dict[int, NDArray[np.uint64]]:
+    """The ordinals, by commit, of the versions that may be left behind."""
+    held = {origin for versions in state.holds.values() for origin in versions}
+    gone: dict[int, NDArray[np.uint64]] = {}
+    for commit, ordinals in state.dead.items():
+        kept = {origin.ordinal for origin in held if origin.commit == commit}
+        gone[commit] = np.array(sorted(ordinals - kept), np.uint64)
+    return gone
+
+
+def _complete(replaced: Sequence[ShardRef], shelves: Sequence[Shelf]) -> bool:
+    """Whether every entry that the records promise was moved or left behind."""
+    return all(
+        shelf.kept + len(shelf.left_out) == shard.entries for shard, shelf in zip(replaced, shelves, strict=True)
+    )
+
+
+def _place(shard: ShardRef) -> ShardPlace:
+    return ShardPlace(shard.key, shard.version_id, shard.sha256, shard.size, shard.entries, shard.lock.until)
