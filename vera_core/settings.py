@@ -56,7 +56,8 @@ class Settings(BaseModel):
 
     `repository`: s3://bucket/prefix; `actor`: who the audit trail names; `tenant`: the one that commands mean;
     `spool`: a directory for shards being built; `freshness_seconds`: how old a slot's state may be for a reader;
-    `workers`: threads that load and encode files.
+    `workers`: threads that load and encode files; `erasure_hours`: how soon files must be out of sight after their
+    erasure was asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
@@ -67,6 +68,7 @@ class Settings(BaseModel):
     spool: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / "vera-spool")
     freshness_seconds: NonNegativeFloat = 5.0
     workers: PositiveInt = 2
+    erasure_hours: int = Field(default=48, ge=1, le=672)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @classmethod

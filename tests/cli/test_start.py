@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vera_core import __version__
 
-LIGHT = ("get", "stat", "ls", "locate", "epoch", "doctor", "init", "probe")
+LIGHT = ("get", "stat", "ls", "locate", "epoch", "doctor", "init", "probe", "erase", "erasures", "readmit", "find")
 """Commands that touch neither sources nor Parquet."""
 
 

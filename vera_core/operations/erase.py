@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from vera_core.erasures import Ground, Refusal
 from vera_core.errors import ConflictError, VeraError
+from vera_core.keyspace import KeyKind
 from vera_core.model import Erasability, Lock, format_time
 from vera_core.operations.commit import sealed_number, settle
-from vera_core.operations.inventory import remove_outdated
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
@@ -214,8 +214,20 @@ def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int
     if not state.erased:
         return files
     settle(repo, log, state, sealed)
-    remove_outdated(repo, slot, max(record.number for record in state.records if record.type == "tombstone"))
+    _remove_from_inventory(repo, state)
     return files
+
+
+def _remove_from_inventory(repo: Repository, state: SlotState) -> None:
+    """Removes the slot's inventory files that were written before its last tombstone: they may show what it erased.
+
+    The slot is missing from the catalogue until the day is written again.
+    """
+    last = max(record.number for record in state.records if record.type == "tombstone")
+    for info in repo.store.list_versions(repo.keys.inventory_slot_prefix(state.slot)):
+        parsed = repo.keys.parse(info.key)
+        if parsed.kind is KeyKind.INVENTORY and parsed.number < last:
+            repo.store.delete(info.key, version_id=info.version_id)
 
 
 def _with_tombstones(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.erasures import RequestLog
 from vera_core.keyspace import number_text
-from vera_core.operations.erase import Outcome
+from vera_core.operations.erase import FileErasure, Outcome
 from vera_core.operations.report import Finding, Report, figure
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from vera_core.erasures import ErasureRequest
     from vera_core.errors import VeraError
-    from vera_core.operations.erase import FileErasure
     from vera_core.operations.repository import Repository
 
 
@@ -69,7 +68,24 @@ def show_request(repo: Repository, tenant: str, request_id: str) -> ErasureRepor
     began = time.monotonic()
     repo.refresh_config()
     request = request_log(repo, tenant, request_id).existing()
-    return replace(report_of(repo, request), seconds=time.monotonic() - began)
+    return replace(report_of(repo, request, files_of(repo, request)), seconds=time.monotonic() - began)
+
+
+def files_of(repo: Repository, request: ErasureRequest) -> list[FileErasure]:
+    """What the request's own records say of each of its files."""
+    found = []
+    for place, target in enumerate(request.targets):
+        slot = repo.config.routing.slot(request.tenant, target.uid, target.created_at)
+        outcome = Outcome.PLANNED
+        if place in request.erased:
+            outcome = Outcome.ERASED
+        elif place in request.missing:
+            outcome = Outcome.MISSING
+        elif place in request.refused:
+            outcome = Outcome.REFUSED
+        refusal = request.refused.get(place)
+        found.append(FileErasure(place=place, uid=target.uid, slot=str(slot), outcome=outcome, refusal=refusal))
+    return found
 
 
 def request_ids(repo: Repository, tenant: str) -> Iterator[str]:

@@ -35,6 +35,7 @@ class InitOptions:
     snowflake_epoch_ms: int = 0
     compression: Policy = Policy.BALANCED
     inline_limit: int = DEFAULT_INLINE_LIMIT
+    erasure_approval: bool = False
     accept_unlocked: bool = False
     accept_unerasable: bool = False
 
@@ -50,6 +51,7 @@ class InitReport(Report):
     classes: tuple[RetentionClass, ...]
     default_class: str
     tells_markers: bool = False
+    erasure_approval: bool = False
     promises: tuple[Promise, ...] = field(default=())
     n_bits: int = figure("routing bits")
     revision: int = figure("config revision")
@@ -122,6 +124,7 @@ def _config(options: InitOptions) -> RepositoryConfig:
         ),
         compression=options.compression,
         inline_limit=options.inline_limit,
+        erasure_approval=options.erasure_approval,
     )
 
 
@@ -177,6 +180,7 @@ def _report(store: ObjectStore, keys: Keyspace, config: RepositoryConfig, *, cre
         classes=config.classes,
         default_class=config.default_class,
         tells_markers=config.tells_markers,
+        erasure_approval=config.erasure_approval,
         n_bits=config.routing.n_bits(date.min),
         revision=config.revision,
     )

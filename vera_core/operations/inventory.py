@@ -109,17 +109,6 @@ def day_objects(repo: Repository, tenant: str, day: date) -> tuple[int, int]:
     return objects, size
 
 
-def remove_outdated(repo: Repository, slot: Slot, number: int) -> None:
-    """Removes a slot's files that were written before record `number`, a tombstone: they may show what it erased.
-
-    The slot is missing from the catalogue until the day is written again.
-    """
-    for info in repo.store.list_versions(repo.keys.inventory_slot_prefix(slot)):
-        parsed = repo.keys.parse(info.key)
-        if parsed.kind is KeyKind.INVENTORY and parsed.number < number:
-            repo.store.delete(info.key, version_id=info.version_id)
-
-
 def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int, int]:
     """Writes one slot's file, none for an empty slot; returns the numbers that count now, the files and their bytes."""
     log = repo.slot_log(slot)

@@ -23,7 +23,7 @@ from vera_core.operations.walk import slots
 from vera_core.routing import uid_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import date, datetime
 
     from vera_core.model import Entry, Slot
@@ -124,6 +124,10 @@ class Retriever:
 
     def list_slot(self, slot: Slot) -> Iterator[FileReport]:
         """The latest living version of every file of a slot, in key order."""
+        return self.search_slot(slot, lambda _: True)
+
+    def search_slot(self, slot: Slot, wanted: Callable[[Entry], bool]) -> Iterator[FileReport]:
+        """The latest living version of every file of a slot of which some living version is wanted, in key order."""
         state = self._state(slot, time.monotonic() - self._repo.workplace.freshness_seconds)
         streams = [versions_in_order(self._readers, shard) for shard in state.live()]
         merged = heapq.merge(*streams, key=lambda item: (item.entry.key, item.entry.uid.encode(), item.origin))

@@ -5,7 +5,6 @@ Both look once, at first use; what is added or changed later is found by a new s
 
 from __future__ import annotations
 
-import csv
 import json
 import mimetypes
 import os
@@ -23,6 +22,7 @@ from vera_core.source.attributes import attribute_trouble
 from vera_core.source.base import LateRows, LocalContents, Unreadable
 from vera_core.source.catalogue import Catalogue
 from vera_core.source.files import LocalFiles
+from vera_core.source.lists import list_reader
 from vera_core.source.rows import (
     FILE_PLACE,
     RawRow,
@@ -36,7 +36,7 @@ from vera_core.source.sql_rows import canonical
 from vera_core.source.times import MAX_MICROS, MIN_MICROS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from vera_core.source.base import Bounds, Fetched, Terms, Window
@@ -189,13 +189,8 @@ class ManifestSource(_FileSource):
     """
 
     def __init__(self, path: Path, terms: Terms, packing: Packing, *, roots: Sequence[Path] = ()) -> None:
-        if not path.is_file():
-            raise UsageError("there is no such list", todo="Check the path.", path=path)
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise UsageError("the list is neither .csv nor .jsonl", todo="Name it after its format.", path=path)
+        self._read = list_reader(path)
         super().__init__(path.resolve(), terms, packing, roots=list(roots) or [path.resolve().parent])
-        self._read = reader
 
     def _find(self) -> Iterator[RawRow | Reject]:
         for line, values in self._read(self._path):
@@ -301,34 +296,3 @@ def _metadata(value: object) -> tuple[tuple[str, str], ...]:
         if text is not None:
             pairs.append((str(name), text))
     return tuple(pairs)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, restkey="(more values than columns)")
-        try:
-            for values in reader:
-                yield reader.line_num, values
-        except csv.Error as error:
-            raise UsageError(f"the list can't be read: {error}", path=path, line=reader.line_num) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"the line is no JSON: {error}", path=path, line=number) from None
-            if not isinstance(values, dict):
-                raise UsageError("the line is no JSON object", path=path, line=number)
-            yield number, values
-
-
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-}

@@ -73,6 +73,10 @@ def command(
     compression: Annotated[
         Policy, typer.Option("--compression", metavar="fast|balanced|small", help="What packing aims at.")
     ] = Policy.BALANCED,
+    erasure_approval: Annotated[
+        bool,
+        typer.Option("--erasure-approval", help="Erasures need the approval of somebody else than who asked for them."),
+    ] = False,
     accept_unlocked: Annotated[
         bool, typer.Option("--accept-unlocked", help="Accept a store that does not enforce locks. Not an archive then.")
     ] = False,
@@ -103,6 +107,7 @@ def command(
         uid_schemes=frozenset(trust_uids or []),
         snowflake_epoch_ms=0 if moment is None else to_micros(moment) // 1000,
         compression=compression,
+        erasure_approval=erasure_approval,
         accept_unlocked=accept_unlocked,
         accept_unerasable=accept_unerasable,
     )
@@ -124,6 +129,7 @@ def _show(report: InitReport, *, dry_run: bool) -> None:
             ("bucket", ("would be created" if dry_run else "created") if report.created_bucket else "exists"),
             ("lock mode", report.lock_mode),
             ("slots a day", f"{1 << report.n_bits:,}"),
+            ("erasures", "need an approval" if report.erasure_approval else ""),
         ]
     )
     show_table(
