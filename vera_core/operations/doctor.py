@@ -1,9 +1,9 @@
 """The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
 
-It seals commits whose locks are too short, rebuilds sidecars, and removes delete markers over shards and records, and
-unlocked versions over records (strangers.py finds those outside the slots).
-Locks are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names) is listed with
-its bytes and cost; deleting it is `vera gc`'s business.
+It seals commits whose locks are too short, rebuilds sidecars, sets and lifts S3 legal holds as the slot logs say, and
+removes delete markers over shards and records, and unlocked versions over records (strangers.py finds those outside the
+slots). Locks and holds are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names)
+is listed with its bytes and cost; deleting it is `vera gc`'s business.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from vera_core.errors import VeraError
 from vera_core.keyspace import KeyKind
 from vera_core.operations.commit import is_unsealed, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
+from vera_core.operations.legal_holds import legal_hold_work, sync_legal_holds
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.strangers import record_places, removable
 from vera_core.operations.walk import all_slots
@@ -43,6 +44,7 @@ class Diagnosis:
     place: str
     slot: Slot | None = None
     unsealed: int = 0
+    legal_holds: int = 0
     sidecar: str = ""
     removals: tuple[Finding, ...] = ()
     error: str = ""
@@ -54,6 +56,7 @@ class DoctorPlan(Report):
 
     slots: int = figure("slots examined")
     unsealed: int = figure("unsealed commits")
+    legal_holds: int = figure("legal holds to set or lift")
     sidecars: int = figure("sidecars to rebuild")
     removals: int = figure("markers and strangers' versions to remove")
     garbage: int = figure("garbage shard versions", "objects")
@@ -68,6 +71,7 @@ class DoctorReport(Report):
     """What the doctor did."""
 
     sealed: int = figure("commits rolled forward")
+    legal_holds: int = figure("legal holds set or lifted")
     sidecars: int = figure("sidecars rebuilt")
     removed: int = figure("markers and unlocked versions removed")
     findings: tuple[Finding, ...] = ()
@@ -119,6 +123,7 @@ def plan_doctor(
         ok=not diagnoses and not any(finding.severity == "error" for finding in survey.findings),
         slots=survey.slots,
         unsealed=sum(item.unsealed for item in diagnoses),
+        legal_holds=sum(item.legal_holds for item in diagnoses),
         sidecars=sum(bool(item.sidecar) for item in diagnoses),
         removals=sum(len(item.removals) for item in diagnoses),
         garbage=survey.garbage,
@@ -141,7 +146,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
         return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
     repo.writable_config()
     intent = repo.audit.intent("doctor", {"places": [item.place for item in plan.diagnoses][:PLACES_AUDITED]})
-    sealed = sidecars = removed = 0
+    sealed = legal_holds = sidecars = removed = 0
     findings = list(plan.findings)
     for item in plan.diagnoses:
         if item.error:
@@ -154,14 +159,17 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
                 log = repo.slot_log(item.slot)
                 state = log.load()
                 sealed += seal(repo, log, state, after=0)
+                legal_holds += sync_legal_holds(repo, log, state)
                 if state.records:
                     sidecars += log.rebuild_sidecar(state, repo.clock.now())
         except VeraError as error:
             findings.append(_finding(error, item.place))
-    repo.audit.outcome(intent, "done", {"sealed": sealed, "sidecars": sidecars, "removed": removed})
+    done = {"sealed": sealed, "legal_holds": legal_holds, "sidecars": sidecars, "removed": removed}
+    repo.audit.outcome(intent, "done", done)
     return DoctorReport(
         ok=not any(finding.severity == "error" for finding in findings),
-        sealed=sealed, sidecars=sidecars, removed=removed, findings=tuple(findings), seconds=time.monotonic() - began,
+        sealed=sealed, legal_holds=legal_holds, sidecars=sidecars, removed=removed, findings=tuple(findings),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -187,10 +195,14 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
     sidecar = log.sidecar_trouble(state)
     unsealed = sum(is_unsealed(repo, shard) for shard in state.live())
     removals = (*removable(repo, foreign), *versions.markers)
-    if unsealed or sidecar or removals:
+    legal_holds = legal_hold_work(repo, state)
+    if unsealed or legal_holds or sidecar or removals:
         survey.diagnoses.append(
-            Diagnosis(place=str(slot), slot=slot, unsealed=unsealed, sidecar=sidecar, removals=removals)
-        )
+            Diagnosis(
+                place=str(slot), slot=slot, unsealed=unsealed, legal_holds=legal_holds, sidecar=sidecar,
+                removals=removals,
+            )
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

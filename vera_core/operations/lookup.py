@@ -11,10 +11,11 @@ from vera_core.errors import IntegrityError
 from vera_core.format import ShardReader
 from vera_core.format.source import Run, coalesce
 from vera_core.model import Origin
+from vera_core.routing import uid_key
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vera_core.model import Entry
     from vera_core.operations.repository import Repository
@@ -148,15 +149,39 @@ def origin_of(shard: ShardRef, entry: Entry) -> Origin:
     return entry.origin or Origin(shard.number, entry.ordinal)
 
 
+def by_lock(state: SlotState) -> list[ShardRef]:
+    """The live shards, the one that is locked longest last."""
+    return sorted(state.live(), key=lambda shard: shard.lock.until)
+
+
 def versions_of(readers: ShardReaders, state: SlotState, uid: str, key: int) -> list[Version]:
-    """All versions of a uid in a slot that live shards hold, dead ones included, oldest first."""
+    """All versions of a uid in a slot that live shards hold, dead ones included, oldest first.
+
+    One that several shards hold comes from the one that is locked longest.
+    """
     found = {
         (version := Version(origin_of(shard, entry), entry, shard)).origin: version
-        for shard in state.live()
+        for shard in by_lock(state)
         if shard.may_hold(key)
         for entry in readers.reader(shard).find(uid)
     }
     return [found[origin] for origin in sorted(found)]
+
+
+def shards_holding(readers: ShardReaders, state: SlotState, wanted: Mapping[str, Sequence[Origin]]) -> list[ShardRef]:
+    """The live shards that hold any of these versions, by uid; a shard that can't be read may, and so counts."""
+    return [shard for shard in state.live() if any(_has(readers, shard, *item) for item in wanted.items())]
+
+
+def _has(readers: ShardReaders, shard: ShardRef, uid: str, origins: Sequence[Origin]) -> bool:
+    if not shard.may_hold(uid_key(uid)):
+        return False
+    if any(origin.commit == shard.number for origin in origins):
+        return True
+    try:
+        return any(origin_of(shard, entry) in origins for entry in readers.reader(shard).find(uid))
+    except IntegrityError:
+        return True
 
 
 def versions_in_order(readers: ShardReaders, shard: ShardRef) -> Iterator[Version]:

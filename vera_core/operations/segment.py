@@ -20,6 +20,7 @@ from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
+from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.slotrecords import repack_anchor
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
@@ -216,6 +217,7 @@ class _SegmentPacker:
                 self.check_or_repair(part)
                 return
             self.seal()
+            sync_legal_holds(repo, self.log, self.state)
         finally:
             built.discard()
 
