@@ -10,11 +10,12 @@ import pytest
 
 from tests.protocol.erasing import MIDNIGHT, draft
 from tests.protocol.packing import DAY, KEYS, File, MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.repacking import erase, repack
 from tests.protocol.test_races import damage
 from vera_core.erasures import Ground, Target
 from vera_core.errors import NotFoundError, RestrictedError, UnavailableError, UnsafeStoreError, UsageError, VeraError
 from vera_core.keyspace import KeyKind
-from vera_core.model import Origin
+from vera_core.model import LockMode, Origin
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
 from vera_core.operations.hold import HoldOrder, HoldReport, Outcome, execute_hold, plan_hold
@@ -163,8 +164,6 @@ def test_a_file_that_is_held_is_not_erased(repo: Repository) -> None:
 
 
 def test_a_repository_without_locks_holds_by_its_log(tmp_path: Path) -> None:
-    from vera_core.model import LockMode
-
     store = MemoryStore(object_lock=False)
     repo = make_repository(store, tmp_path, lock_mode=LockMode.NONE)
     pack(repo, MemorySource(some_files(10)))
@@ -257,6 +256,23 @@ def test_a_hold_follows_the_repair_of_its_shard(repo: Repository, memory_store: 
     assert changed == [after.version_id, before.version_id], "the new one is held before the old one is let go"
     with pytest.raises(RestrictedError):
         memory_store.delete(after.shard, version_id=after.version_id, bypass_governance=True)
+
+
+def test_a_hold_follows_a_repack_and_is_not_left_behind_by_it(store: ObjectStore, tmp_path: Path) -> None:
+    packed(store, tmp_path)
+    reader = Retriever(opened(store, tmp_path))
+    before = reader.stat(UIDS[0], DAY)
+    beside = [report.uid for report in reader.list_day(DAY) if report.version_id == before.version_id]
+    place(store, tmp_path, order(UIDS[0]))
+    erase(opened(store, tmp_path), *(uid for uid in beside if uid != UIDS[0]))
+    watched = FaultyStore(store)
+    assert repack(opened(watched, tmp_path)).ok
+    after = Retriever(opened(store, tmp_path)).stat(UIDS[0], DAY)
+    assert after.version_id != before.version_id
+    assert (after.version, after.sha256) == (before.version, before.sha256)
+    assert held_shards(store) == {after.version_id}
+    changed = [call.version_id for call in watched.calls if call.kind == "set_hold"]
+    assert changed == [after.version_id, before.version_id], "the new one is held before the old one is let go"
 
 
 # ---------------------------------------------------------------------- crashes and races

@@ -65,9 +65,9 @@ def _survey(repo: Repository, state: SlotState) -> LegalHolds:
 def sync_legal_holds(repo: Repository, log: SlotLog, state: SlotState) -> int:
     """Sets and lifts S3 legal holds as the log says; returns how many were. Safe to run again, and side by side.
 
-    `state` must come from the whole log, and is refreshed. What is needed is set before anything is lifted: so a shard
-    that a repack made has its hold before the old one loses it. After lifting the log is read again, for a hold may
-    have come meanwhile. As long as anything is held, the records that say so stay locked for another year.
+    `state` must come from the whole log, and stays as it is. What is needed is set before anything is lifted: so a
+    shard that a repack made has its hold before the old one loses it. After lifting the log is read again, for a hold
+    may have come meanwhile. As long as anything is held, the records that say so stay locked for another year.
 
     Raises:
         UnsafeStoreError: the store takes no legal hold, or forgets it.
@@ -76,6 +76,7 @@ def sync_legal_holds(repo: Repository, log: SlotLog, state: SlotState) -> int:
     changed = 0
     if not _concerned(repo, state):
         return changed
+    state = state.snapshot()
     while True:
         found = _survey(repo, state)
         for shard in found.missing:

@@ -21,6 +21,7 @@ from vera_core.format import FileSource, ShardOptions, ShardReader
 from vera_core.model import Lock
 from vera_core.operations.commit import roll_forward, seal, upload
 from vera_core.operations.holdings import may_be_left_out
+from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.living import Shelf
 from vera_core.operations.lookup import StoreSource
 from vera_core.operations.reshard import Aim, NewShard, prove, reshard
@@ -156,6 +157,7 @@ class _Bundle:
         record = self._append(replaced, fresh, left_out)
         repo = self.job.repo
         seal(repo, self.log, self.state, self.sealed, own=repo.audit.writer)
+        sync_legal_holds(repo, self.log, self.state)
         self.log.write_sidecar(self.state, repo.clock.now())
         return Rewritten(
             slot=str(self.state.slot), retention_class=self.bundle.retention_class, record=record,
