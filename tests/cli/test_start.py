@@ -9,7 +9,21 @@ from pathlib import Path
 
 from vera_core import __version__
 
-LIGHT = ("get", "stat", "ls", "locate", "epoch", "doctor", "init", "probe", "erase", "erasures", "readmit", "find")
+LIGHT = (
+    "get",
+    "stat",
+    "ls",
+    "locate",
+    "epoch",
+    "doctor",
+    "init",
+    "probe",
+    "erase",
+    "erasures",
+    "readmit",
+    "find",
+    "hold",
+)
 """Commands that touch neither sources nor Parquet."""
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "erase": "Erase files: take them from sight for good.",
     "erasures": "List, approve, decline and run erasure requests.",
     "readmit": "Let an erased uid be archived again.",
+    "hold": "Keep files for a legal case, or let them go.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
     "recover": "Save what can be saved of a damaged shard.",
     "doctor": "Put right what a crash or a stranger left behind.",

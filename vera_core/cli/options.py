@@ -38,6 +38,7 @@ CreatedAtOption = Annotated[
     ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; stays on record.")]
 VersionOption = Annotated[
     str | None,
     typer.Option("--version", metavar="N", help="An older version, as `vera stat --versions` prints it: 3.17, or 3."),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
 
 import typer
 
 from vera_core.cli.context import load_settings
 from vera_core.cli.erasing import erasure_code, show_erasure
+from vera_core.cli.naming import ListOption, UidsArgument, named_files
 from vera_core.cli.options import (
     CreatedAtOption,
     DryRunOption,
     JsonOption,
+    ReasonOption,
     RepositoryOption,
     SettingsOption,
     TenantOption,
@@ -21,10 +22,8 @@ from vera_core.cli.options import (
 from vera_core.cli.output import emit
 from vera_core.cli.progress import meter
 from vera_core.cli.values import read_time
-from vera_core.erasures import Target
-from vera_core.errors import Kind, UsageError
+from vera_core.errors import Kind
 from vera_core.operations.erasures import Draft, plan_request, submit
-from vera_core.operations.find import read_targets
 from vera_core.operations.opening import open_repository
 
 
@@ -32,14 +31,9 @@ def command(
     request_id: Annotated[
         str, typer.Option("--request-id", metavar="ID", help="The request's id: a-z, 0-9, -, _ and dots.")
     ],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; stays on record.")],
-    uids: Annotated[list[str] | None, typer.Argument(metavar="UID", help="The files, by their uids.")] = None,
-    listed: Annotated[
-        Path | None,
-        typer.Option(
-            "--list", metavar="FILE", help="The files of a .csv or .jsonl list: uid, created_at, and the like."
-        ),
-    ] = None,
+    reason: ReasonOption,
+    uids: UidsArgument = None,
+    listed: ListOption = None,
     created_at: CreatedAtOption = None,
     received: Annotated[
         str | None, typer.Option("--received", metavar="TIME", help="When the person asked; now if not given.")
@@ -64,14 +58,9 @@ def command(
     The request, with its reason and what became of each file, stays on record under its id. Running the same command
     again, after a crash for example, goes on where it was.
     """
-    moment = read_time(created_at)
-    if bool(uids) == (listed is not None) or (listed is not None and moment is not None):
-        raise UsageError("name UIDs, or a list with their times by --list", todo="Give one of the two.")
-    targets = [Target(uid, moment) for uid in uids or []] if listed is None else read_targets(listed)
+    targets = named_files(uids, listed, created_at)
     chosen = load_settings(settings, repository=repository, tenant=tenant)
-    draft = Draft(
-        tenant=chosen.tenant, id=request_id, reason=reason, targets=tuple(targets), received=read_time(received)
-    )
+    draft = Draft(tenant=chosen.tenant, id=request_id, reason=reason, targets=targets, received=read_time(received))
     repo = open_repository(chosen)
     with meter("Erasing", "files", quiet=as_json) as progress:
         report = (plan_request if dry_run else submit)(repo, draft, progress)

@@ -10,6 +10,7 @@ from vera_core.cli.context import load_settings
 from vera_core.cli.options import (
     CreatedAtOption,
     JsonOption,
+    ReasonOption,
     RepositoryOption,
     SettingsOption,
     TenantOption,
@@ -27,7 +28,7 @@ from vera_core.operations.readmit import Readmission, readmit
 def command(
     uid: UidArgument,
     request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="On which request.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; stays on record.")],
+    reason: ReasonOption,
     created_at: CreatedAtOption = None,
     tenant: TenantOption = None,
     repository: RepositoryOption = None,

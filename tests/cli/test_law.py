@@ -1,0 +1,54 @@
+"""What the law asks for, by the command line: holds, extensions, and what is locked until when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.support import new_repository, uri, vera
+from tests.protocol.packing import DAY, MemorySource, pack, some_files
+from tests.protocol.test_hold import held_shards, shards_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.store.s3 import S3Store
+
+AT = ("--created-at", DAY.isoformat())
+CASE = ("--case", "LIT-2026-417", "--reason", "claim of 3 April")
+FILES = some_files(12)
+ONE, TWO = FILES[0].uid, FILES[1].uid
+
+
+@pytest.fixture
+def store(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """A day of files; VERA_REPOSITORY names the repository."""
+    pack(new_repository(s3_store, tmp_path / "spool"), MemorySource(FILES))
+    monkeypatch.setenv("VERA_REPOSITORY", uri(s3_store))
+    monkeypatch.setenv("VERA_SPOOL", str(tmp_path / "spool"))
+    return s3_store
+
+
+def test_a_hold_from_the_claim_to_the_settlement(store: S3Store, tmp_path: Path) -> None:
+    plan = vera("hold", ONE, "nowhere", *AT, *CASE, "--dry-run")
+    assert (plan.code, "not found: nowhere" in plan.text) == (3, True)
+    refused = vera("hold", ONE, "nowhere", *AT, *CASE)
+    assert (refused.code, "1 of 2 files are not archived" in refused.err) == (3, True)
+    assert held_shards(store) == set()
+
+    listed = tmp_path / "claim.csv"
+    listed.write_text(f"uid,created_at\n{ONE},{DAY}\n{TWO},{DAY}\n")
+    done = vera("hold", "--list", str(listed), *CASE, "--json").document
+    assert (done["ok"], done["changed"], done["case"]) == (True, 2, "LIT-2026-417")
+    assert held_shards(store) == shards_of(store, tmp_path, ONE, TWO)
+    assert vera("erase", ONE, *AT, "--request-id", "r-1", "--reason", "x").code == 5
+    assert vera("hold", ONE, *AT, "--case", "tax", "--reason", "audit").code == 0
+
+    released = vera("hold", "--release", *CASE)
+    assert (released.code, f"still held for tax: {ONE}" in released.text) == (0, True)
+    assert vera("hold", "--release", "--case", "tax", "--reason", "done").code == 0
+    assert held_shards(store) == set()
+    assert vera("hold", "--release", *CASE).code == 3
+    for wrong in (("hold", *CASE), ("hold", ONE, "--list", str(listed), *CASE), ("hold", ONE, *AT, "--case", "x")):
+        assert vera(*wrong).code == 2
