@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.compare import compare, say
 from benchmarks.corpora import blob_corpus, mixed_corpus, record_corpus
+from benchmarks.erasing import measure_erasing
 from benchmarks.growth import grow
 from benchmarks.machine import this_machine
 from benchmarks.packing import measure_memory, measure_s3
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from benchmarks.corpus import Corpus
 
-PARTS = ("json", "mixed", "blobs", "growth", "s3")
+PARTS = ("json", "mixed", "blobs", "growth", "s3", "erase")
 MEMORY = "memory"
 SIZES = (((512, 640), 8), ((2000, 4000), 16), ((16_000, 24_000), 64), ((128_000, 192_000), 400))
 """Bytes of the files by which growth with size is measured, and the part of all files that are made of each."""
@@ -47,7 +48,7 @@ class Run:
 
     def measure(self, part: str) -> None:
         """Measures a part and keeps what it came to."""
-        measures = {"growth": self._growth, "s3": self._s3, MEMORY: self._memory}
+        measures = {"growth": self._growth, "s3": self._s3, "erase": self._erase, MEMORY: self._memory}
         if part in measures:
             self.results = measures[part]()
         else:
@@ -82,6 +83,13 @@ class Run:
         with EmbeddedS3(self._directory / "s3") as server:
             world = World(self._directory / "s3-work", server)
             return replace(self.results, s3=measure_s3(world, self._corpus("json"), profile=self._given.profile))
+
+    def _erase(self) -> Results:
+        # Nine of ten slots' files would be left alone: a corpus with fewer says as much.
+        corpus = record_corpus(self._directory / "erase", max(1, self._given.files // 5))
+        with EmbeddedS3(self._directory / "erase-s3") as server:
+            world = World(self._directory / "erase-work", server)
+            return replace(self.results, erasing=measure_erasing(world, corpus))
 
     def _memory(self) -> Results:
         with EmbeddedS3(self._directory / "memory") as server:

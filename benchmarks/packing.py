@@ -88,10 +88,12 @@ def measure_memory(world: World, files: int) -> Memory:
     return Memory(few=_pack_small(world, min(FEW, files // 2)), many=_pack_small(world, files))
 
 
-def pack_s3(world: World, corpus: Corpus, *, database: Path | None = None, profile: str = "") -> tuple[Packed, str]:
-    """Packs the corpus into a fresh repository; returns its prefix, too."""
+def pack_s3(
+    world: World, corpus: Corpus, *, database: Path | None = None, profile: str = "", n_bits: int = 0
+) -> tuple[Packed, str]:
+    """Packs the corpus into a fresh repository with 2 ** `n_bits` slots a day; returns its prefix, too."""
     say(f"s3: packing {corpus.files:,} files from a {'directory' if database is None else 'database'}")
-    prefix = world.repository()
+    prefix = world.repository(n_bits)
     before = world.server_seconds()
     job = Job(
         prefix=prefix,

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 class Lookups:
     """Random reads a second with warm caches; then what opening and reading one file cost: reads, bytes, seconds.
 
-    Reads are system calls; -1 where the system does not count them.
+    `checked_per_second` is with a digest of each content checked, too, where that was left out before, else 0. Reads
+    are system calls; -1 where the system does not count them.
     """
 
     per_second: float
     cold_reads: int
     cold_bytes: int
     cold_seconds: float
+    checked_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,23 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Erasing:
+    """Erasing files of many slots by one request; then one file of a shard of `single_of` by the command line.
+
+    `hidden_seconds` is how long after the command's end a reader that had read the file learned of it.
+    """
+
+    files: int
+    slots: int
+    seconds: float
+    cpu_seconds: float
+    server_cpu_seconds: float
+    single_of: int
+    single_seconds: float
+    hidden_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Where and when it ran. `load` is the load average before it began: above 0.2 or so the figures are disturbed."""
 
@@ -142,6 +161,7 @@ class Results:
     growth: Growth | None = None
     s3: OnS3 | None = None
     memory: Memory | None = None
+    erasing: Erasing | None = None
 
 
 _RESULTS = TypeAdapter(Results)

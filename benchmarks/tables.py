@@ -10,7 +10,7 @@ from benchmarks.targets import MIB, targets
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.results import Comparison, Entrant, Growth, Machine, Memory, OnS3, Packed, Results
+    from benchmarks.results import Comparison, Entrant, Erasing, Growth, Machine, Memory, OnS3, Packed, Results
 
 CORPORA = {
     "json": "JSON records",
@@ -41,6 +41,8 @@ def tables(results: Results) -> dict[str, list[Table]]:
         found["s3"] = [_s3(results.s3)]
     if results.memory is not None:
         found["memory"] = [_memory(results.memory)]
+    if results.erasing is not None:
+        found["erase"] = [_erasing(results.erasing)]
     return {**found, "targets": [_targets(results)]}
 
 
@@ -130,6 +132,8 @@ def _reading(name: str, comparison: Comparison) -> Table:
         for entrant in comparison.entrants.values()
         if (found := entrant.lookups) is not None
     ]
+    checked = (f"{own.checked_per_second:,.0f}", f"{own.checked_per_second / own.per_second:.2f}")
+    rows[1:1] = [("VERA, SHA-256 checked, too", *checked, NONE, NONE, NONE)]
     return Table(f"{CORPORA[name]}: random reads, warm; opening and one read, cold", columns, rows)
 
 
@@ -224,6 +228,18 @@ def _memory(memory: Memory) -> Table:
         row("files per object", lambda run: f"{run.files / run.objects:,.0f}"),
     ]
     return Table("Memory of packing to S3", columns, rows)
+
+
+def _erasing(erasing: Erasing) -> Table:
+    rows = [
+        (f"{erasing.files:,} files of {erasing.slots:,} slots by one request", f"{erasing.seconds:.1f} s"),
+        ("  for each slot", f"{erasing.seconds / erasing.slots * 1000:.1f} ms"),
+        ("  CPU of VERA for each slot", f"{erasing.cpu_seconds / erasing.slots * 1000:.1f} ms"),
+        ("  CPU of the S3 server for each slot", f"{erasing.server_cpu_seconds / erasing.slots * 1000:.1f} ms"),
+        (f"one file of a shard of {erasing.single_of:,} by `vera erase`", f"{erasing.single_seconds:.2f} s"),
+        ("  until a reader that knew it learns of it", f"{erasing.hidden_seconds:.1f} s more"),
+    ]
+    return Table("Erasing on the embedded S3", ("", "value"), rows, prose=True)
 
 
 def _cold(reads: int, read_bytes: int) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from benchmarks.peers import VERA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.results import Comparison, Grown, Lookups, Memory, OnS3, Results
+    from benchmarks.results import Comparison, Erasing, Grown, Lookups, Memory, OnS3, Results
 
 MIB = 1 << 20
 RANDOM_ACCESS = ("zip", "sqlite-zstd", "swh-zstd")
@@ -17,6 +17,8 @@ RANDOM_ACCESS = ("zip", "sqlite-zstd", "swh-zstd")
 ENTRIES = 200_000
 """From so many entries on, cold lookups and memory are held to their limits; fewer prove nothing."""
 MILLION = 1_000_000
+ERASED = 10_000
+"""From so many files on, erasing them is held to its limit."""
 
 
 class Target(NamedTuple):
@@ -40,6 +42,8 @@ def targets(results: Results) -> list[Target]:
         found += _s3(results.s3)
     if results.memory is not None:
         found += _memory(results.memory)
+    if results.erasing is not None:
+        found += _erasing(results.erasing)
     return found
 
 
@@ -118,6 +122,16 @@ def _memory(memory: Memory) -> Iterator[Target]:
     what = f"memory: {memory.many.files:,} files, with helpers"
     yield Target(what, "below 400 MiB", f"{many / MIB:,.0f} MiB", many < 400 * MIB)
     yield _at_most(f"memory: the same, of what {memory.few.files:,} files take", many / few, 1.1)
+
+
+def _erasing(erasing: Erasing) -> Iterator[Target]:
+    if erasing.files >= ERASED:
+        what = f"erase: {erasing.files:,} files of {erasing.slots:,} slots"
+        yield Target(what, "below 60 s", f"{erasing.seconds:.1f} s", erasing.seconds < 60)
+    what = f"erase: one file of a shard of {erasing.single_of:,}, by the command"
+    yield Target(what, "below 2 s", f"{erasing.single_seconds:.2f} s", erasing.single_seconds < 2)
+    hidden = erasing.hidden_seconds
+    yield Target("erase: until a reader that knew the file learns of it", "5 s at most", f"{hidden:.1f} s", hidden <= 5)
 
 
 def _cold(what: str, found: Lookups, most: int) -> Target:

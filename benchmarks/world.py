@@ -47,10 +47,10 @@ class World:
             secret=variables["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def repository(self) -> str:
-        """Makes a fresh repository and returns its prefix."""
+    def repository(self, n_bits: int = 0) -> str:
+        """Makes a fresh repository with 2 ** `n_bits` slots a day and returns its prefix."""
         prefix = f"bench-{next(self._numbers)}"
-        options = InitOptions(lock_mode=LockMode.GOVERNANCE, classes=(CLASS,), default_class=CLASS.name)
+        options = InitOptions(lock_mode=LockMode.GOVERNANCE, classes=(CLASS,), default_class=CLASS.name, n_bits=n_bits)
         init(self.store(), prefix, options, self.workplace)
         return prefix
 

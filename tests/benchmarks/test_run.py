@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -14,12 +14,15 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.business import make_database
 from benchmarks.corpora import record_corpus
+from benchmarks.erasing import erase_many, erase_one
 from benchmarks.growth import grow
 from benchmarks.packing import pack_s3
 from benchmarks.peers import PEERS
+from benchmarks.process import Meter
 from benchmarks.reading import measure_reads
 from benchmarks.report import rewrite
-from benchmarks.results import Comparison, Entrant, Lookups, Machine, Results, load, save
+from benchmarks.results import Comparison, Entrant, Erasing, Lookups, Machine, Results, load, save
+from benchmarks.tables import tables
 from benchmarks.targets import targets
 from benchmarks.world import World
 
@@ -112,7 +115,7 @@ def test_growth_tells_what_is_not_content(tmp_path: Path) -> None:
     assert grown.entrant.lookups is not None
 
 
-def test_packing_to_s3_and_reading_from_it_are_measured(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
+def test_packing_to_s3_reading_from_it_and_erasing_are_measured(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
     corpus, world = record_corpus(tmp_path / "it", 300), World(tmp_path, embedded_s3)
     profile = tmp_path / "profile"
     packed, prefix = pack_s3(world, corpus, database=make_database(corpus), profile=str(profile))
@@ -123,6 +126,26 @@ def test_packing_to_s3_and_reading_from_it_are_measured(tmp_path: Path, embedded
     reads = measure_reads(world, prefix, corpus)
     assert reads.warm == ["get_range"]
     assert 1 < len(reads.cold) <= 5
+    place = {"prefix": prefix, "access": asdict(world.access), "spool": str(tmp_path), "corpus": str(corpus.directory)}
+    assert erase_many(Meter(), **place) == {"files": 10, "slots": 1}  # type: ignore[arg-type]
+    took, hidden = erase_one(world, corpus, prefix)
+    assert took > 0
+    assert 0 < hidden < 6
+
+
+def test_erasing_has_targets() -> None:
+    it = Erasing(
+        files=10_000, slots=1000, seconds=50.0, cpu_seconds=30.0, server_cpu_seconds=20.0, single_of=40_000,
+        single_seconds=1.5, hidden_seconds=4.0,
+    )  # fmt: skip
+
+    def shown(erasing: Erasing) -> Results:
+        return Results(machine=MACHINE, comparisons={}, erasing=erasing)
+
+    assert [target.met for target in targets(shown(it))] == [True] * 3
+    slow = replace(it, seconds=60.0, single_seconds=2.0, hidden_seconds=5.1)
+    assert [target.met for target in targets(shown(slow))] == [False] * 3
+    assert len(tables(shown(it))["erase"][0].rows) == 6
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
