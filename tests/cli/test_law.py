@@ -52,3 +52,23 @@ def test_a_hold_from_the_claim_to_the_settlement(store: S3Store, tmp_path: Path)
     assert vera("hold", "--release", *CASE).code == 3
     for wrong in (("hold", *CASE), ("hold", ONE, "--list", str(listed), *CASE), ("hold", ONE, *AT, "--case", "x")):
         assert vera(*wrong).code == 2
+
+
+def test_a_file_is_kept_longer(store: S3Store) -> None:
+    why = ("--reason", "guarantee")
+    assert "to be kept" not in vera("retain", ONE, *AT, "--until", "2099-12-31", *why, "--dry-run").text
+    assert vera("stat", ONE, *AT, "--json").document["lock_until"] < "2090"
+    done = vera("retain", ONE, *AT, "--until", "2099-12-31", *why)
+    assert (done.code, "To be kept until 2100-01-01T00:00:00Z." in done.text) == (0, True)
+    assert vera("stat", ONE, *AT, "--json").document["lock_until"] == "2100-01-01T00:00:00Z"
+    again = vera("retain", ONE, *AT, "--until", "2099-12-31", *why, "--json").document
+    assert (again["changed"], again["before"]) == (0, 1)
+    shorter = vera("retain", ONE, *AT, "--until", "2098-12-31", *why)
+    assert (shorter.code, "nothing shortens that" in shorter.err) == (5, True)
+    plan = vera("retain", ONE, *AT, "--until", "2098-12-31", *why, "--dry-run")
+    assert (plan.code, f"kept even longer: {ONE} (until 2100-01-01T00:00:00Z)" in plan.text) == (5, True)
+    assert vera("retain", "nowhere", *AT, "--until", "2099-12-31", *why, "--dry-run").code == 3
+    for until in ("2001-01-01", "9999-12-31", "soon", "2099-12-31T00:00:00"):
+        assert vera("retain", ONE, *AT, "--until", until, *why).code == 2
+    assert len(vera("ls", DAY.isoformat()).text.splitlines()) >= len(FILES)
+    assert vera("verify", "--deep").code == 0

@@ -23,6 +23,7 @@ LIGHT = (
     "readmit",
     "find",
     "hold",
+    "retain",
 )
 """Commands that touch neither sources nor Parquet."""
 

@@ -19,6 +19,7 @@ from vera_core.routing import Routing, RoutingEpoch
 from vera_core.source.base import BigContent, Bounds, Fetched, LateRows, Unreadable, Window
 from vera_core.source.rows import RawBatch, RawRow, Reject, RejectReason, Row, batched, metadata_text
 from vera_core.store.base import missing_object
+from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +53,14 @@ def make_repository(store: ObjectStore, spool: Path, **changes: Any) -> Reposito
 def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_seconds: float = 5.0) -> Repository:
     """A new handle, as another process would have."""
     return Repository(store, PREFIX, Workplace(actor=actor, spool=spool, freshness_seconds=freshness_seconds))
+
+
+def copied(store: MemoryStore) -> MemoryStore:
+    """A bucket with the same versions, to try something else from the same beginning."""
+    copy = MemoryStore()
+    copy._keys = {key: list(versions) for key, versions in store._keys.items()}
+    copy._made = store._made
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,5 +189,5 @@ def pack(repo: Repository, source: MemorySource, day: date = DAY, revision: int 
 
 __all__ = [
     "CONFIG", "DAY", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
-    "assert_archived", "make_repository", "opened", "pack", "some_files",
+    "assert_archived", "copied", "make_repository", "opened", "pack", "some_files",
 ]  # fmt: skip

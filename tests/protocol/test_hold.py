@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.protocol.erasing import MIDNIGHT, draft
-from tests.protocol.packing import DAY, KEYS, File, MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.packing import DAY, KEYS, File, MemorySource, copied, make_repository, opened, pack, some_files
 from tests.protocol.repacking import erase, repack
 from tests.protocol.test_races import damage
 from vera_core.erasures import Ground, Target
@@ -291,18 +291,15 @@ def test_a_hold_that_dies_at_any_request_is_finished_by_whoever_comes_next(tmp_p
     """Once with the fatal request made, once without; only what is whole is ever acknowledged."""
     case = order(UIDS[0], UIDS[1])
 
-    def fresh() -> MemoryStore:
-        store = MemoryStore()
-        packed(store, tmp_path, 12)
-        if release:
-            place(store, tmp_path, case)
-        return store
-
+    begin = MemoryStore()
+    packed(begin, tmp_path, 12)
+    if release:
+        place(begin, tmp_path, case)
     wanted = replace(case, release=release)
-    count = calls_of(fresh(), tmp_path, wanted)
+    count = calls_of(copied(begin), tmp_path, wanted)
     for number in range(1, count + 1):
         for action in (Action.FAIL, Action.LOSE_REPLY):
-            store = fresh()
+            store = copied(begin)
             dying = FaultyStore(store)
             repo = opened(dying, tmp_path)
             dying.add(Rule(action, nth=number))

@@ -31,6 +31,7 @@ COMMANDS = {
     "erasures": "List, approve, decline and run erasure requests.",
     "readmit": "Let an erased uid be archived again.",
     "hold": "Keep files for a legal case, or let them go.",
+    "retain": "Keep files longer than their retention class says.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
     "recover": "Save what can be saved of a damaged shard.",
     "doctor": "Put right what a crash or a stranger left behind.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import UsageError
+from vera_core.errors import BadTimeError, UsageError
 from vera_core.model import Erasability, RetentionClass, check_name, parse_day, parse_time
 
 if TYPE_CHECKING:
@@ -31,6 +32,21 @@ def read_time(text: str | None) -> datetime | None:
         BadTimeError: it is neither.
     """
     return None if text is None else parse_time(text)
+
+
+def read_until(text: str) -> datetime:
+    """A time with zone, or a day: then its end, so that the day itself is included.
+
+    Raises:
+        BadTimeError: it is neither, or the last day that there is.
+    """
+    moment = parse_time(text)
+    if len(text) > len("2026-03-01"):
+        return moment
+    try:
+        return moment + timedelta(days=1)
+    except OverflowError:
+        raise BadTimeError(f"{text} has no end in year 1 to 9999") from None
 
 
 def read_days(first: str | None, last: str | None) -> Days:

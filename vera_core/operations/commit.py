@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vera_core.errors import IntegrityError, PreconditionError, UnsafeStoreError
 from vera_core.model import Lock, LockMode
 from vera_core.operations.repository import LOCK_SLACK, SHORT_LOCK
+from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
 from vera_core.store.chain import Head
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from vera_core.format import ShardSummary
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
-    from vera_core.slots import ShardRef, SlotState
+    from vera_core.slots import SlotState
     from vera_core.store.base import VersionInfo
 
 ADOPT_CHUNK = 8 << 20
@@ -40,6 +42,33 @@ class LocalShard:
     path: Path
     sha256: bytes
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished shard in the spool, what was written into it, and the keys of its entries, all where they are few."""
+
+    local: LocalShard
+    summary: ShardSummary
+    keys: list[int]
+
+    def stored_at(self, place: tuple[str, str], *, number: int, retention_class: str, lock: Lock) -> ShardRef:
+        """How record `number` names the shard, once it is stored at `place` (key, VersionId)."""
+        return ShardRef(
+            number=number,
+            key=place[0],
+            version_id=place[1],
+            sha256=self.local.sha256.hex(),
+            size=self.local.size,
+            entries=self.summary.entries,
+            content_bytes=self.summary.content_bytes,
+            stored_bytes=self.summary.stored_bytes,
+            min_key=self.summary.min_key,
+            max_key=self.summary.max_key,
+            retention_class=retention_class,
+            lock=lock,
+            keys=small_filter(self.keys),
+        )
 
 
 def upload(repo: Repository, state: SlotState, local: LocalShard) -> tuple[str, str]:
@@ -190,8 +219,11 @@ def roll_forward(repo: Repository, log: SlotLog) -> SlotState:
 
 
 def settle(repo: Repository, log: SlotLog, state: SlotState, sealed: int) -> None:
-    """Seals what records after number `sealed` brought, whoever wrote them, and then says so in the sidecar."""
-    seal(repo, log, state, sealed)
+    """Seals what records after number `sealed` brought, whoever wrote them, and then says so in the sidecar.
+
+    The outcome of this writer names the shards that it brought itself.
+    """
+    seal(repo, log, state, sealed, own=repo.audit.writer)
     if state.head.number > sealed:
         log.write_sidecar(state, repo.clock.now())
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import ErasedError, NotFoundError, UsageError
 from vera_core.model import DEFAULT_TENANT, Origin, check_uid, from_micros
-from vera_core.operations.lookup import ShardReaders, Version, versions_in_order, versions_of
+from vera_core.operations.lookup import ShardReaders, Version, by_lock, versions_in_order, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import slots
 from vera_core.routing import uid_key
@@ -129,11 +129,11 @@ class Retriever:
     def search_slot(self, slot: Slot, wanted: Callable[[Entry], bool]) -> Iterator[FileReport]:
         """The latest living version of every file of a slot of which some living version is wanted, in key order."""
         state = self._state(slot, time.monotonic() - self._repo.workplace.freshness_seconds)
-        streams = [versions_in_order(self._readers, shard) for shard in state.live()]
+        streams = [versions_in_order(self._readers, shard) for shard in by_lock(state)]
         merged = heapq.merge(*streams, key=lambda item: (item.entry.key, item.entry.uid.encode(), item.origin))
         for _, same_uid in groupby(merged, key=lambda item: item.entry.uid):
             living = [version for version in same_uid if not state.is_dead(version.origin)]
-            if living:
+            if any(wanted(version.entry) for version in living):
                 yield self._report(slot, state, living[-1])
 
     def _state(self, slot: Slot, oldest: float) -> SlotState:

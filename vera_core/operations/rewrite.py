@@ -19,14 +19,13 @@ import numpy as np
 from vera_core.errors import ConflictError, IntegrityError
 from vera_core.format import FileSource, ShardOptions, ShardReader
 from vera_core.model import Lock
-from vera_core.operations.commit import roll_forward, seal, upload
+from vera_core.operations.commit import Finished, roll_forward, seal, upload
 from vera_core.operations.holdings import may_be_left_out
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.living import Shelf
 from vera_core.operations.lookup import StoreSource
 from vera_core.operations.reshard import Aim, NewShard, prove, reshard
 from vera_core.slotrecords import repack_anchor
-from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.operations.reshard import Tell
     from vera_core.slotlog import SlotLog
-    from vera_core.slots import SlotState
+    from vera_core.slots import ShardRef, SlotState
 
 ATTEMPTS = 5
 """Of replacing shards of a slot: each that is lost was outrun by another writer."""
@@ -239,25 +238,13 @@ class _Bundle:
     def _finish(self, new: NewShard, replaced: Sequence[ShardRef]) -> tuple[ShardRef, int]:
         """Proves and uploads a new shard; how its record will name it, and its census."""
         census = prove(new, self.job.inspect)
-        key, version_id = upload(self.job.repo, self.state, new.local)
+        place = upload(self.job.repo, self.state, new.local)
         new.local.path.unlink()
-        summary = new.summary
         # What the files' own shards were committed to, and no more: an ended lock stays ended.
         until = max(replaced[number].lock.until for number in new.shelves)
-        shard = ShardRef(
-            number=0,
-            key=key,
-            version_id=version_id,
-            sha256=new.local.sha256.hex(),
-            size=summary.size,
-            entries=summary.entries,
-            content_bytes=summary.content_bytes,
-            stored_bytes=summary.stored_bytes,
-            min_key=summary.min_key,
-            max_key=summary.max_key,
-            retention_class=self.bundle.retention_class,
-            lock=Lock(self.job.repo.config.lock_mode, until),
-            keys=small_filter(new.keys),
+        lock = Lock(self.job.repo.config.lock_mode, until)
+        shard = Finished(new.local, new.summary, new.keys).stored_at(
+            place, number=0, retention_class=self.bundle.retention_class, lock=lock
         )
         return shard, census
 

@@ -18,11 +18,10 @@ from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
-from vera_core.operations.commit import check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.slotrecords import repack_anchor
-from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from vera_core.operations.loader import Load
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
-    from vera_core.slots import Part, SlotState
+    from vera_core.slots import Part, ShardRef, SlotState
     from vera_core.source.base import Source
     from vera_core.source.manifest import Segment
 
@@ -234,21 +233,11 @@ class _SegmentPacker:
     def _reference(self, built: BuiltPart, key: str, version_id: str) -> ShardRef:
         assert built.summary is not None
         assert built.local is not None
-        summary = built.summary
-        return ShardRef(
+        return Finished(built.local, built.summary, built.keys).stored_at(
+            (key, version_id),
             number=self.state.head.number + 1,
-            key=key,
-            version_id=version_id,
-            sha256=built.local.sha256.hex(),
-            size=built.local.size,
-            entries=summary.entries,
-            content_bytes=summary.content_bytes,
-            stored_bytes=summary.stored_bytes,
-            min_key=summary.min_key,
-            max_key=summary.max_key,
             retention_class=self.segment.retention_class,
             lock=class_lock(self.job.repo, self.segment.retention_class),
-            keys=small_filter(built.keys),
         )
 
     def _commit_body(self, built: BuiltPart, shard: ShardRef | None) -> dict[str, Any]:

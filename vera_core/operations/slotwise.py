@@ -17,6 +17,7 @@ from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from vera_core.erasures import Target
     from vera_core.model import Origin, Slot
@@ -94,14 +95,16 @@ def until_in(log: SlotLog, state: SlotState, step: Callable[[], R]) -> R:
     )  # fmt: skip
 
 
-def append(repo: Repository, log: SlotLog, state: SlotState, body: Mapping[str, Any]) -> Record:
-    """Appends a record that stays locked as long as any shard of the slot, that of the record included.
+def append(
+    repo: Repository, log: SlotLog, state: SlotState, body: Mapping[str, Any], *, needed: datetime | None = None
+) -> Record:
+    """Appends a record that stays locked as long as any shard of the slot, and until `needed`.
 
     Raises:
         LostAppendError: another record came first.
     """
     now = repo.clock.now()
-    until = repo.record_until(state.longest_lock() or now)
+    until = repo.record_until(max(state.longest_lock() or now, needed or now))
     return log.append(state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now)
 
 

@@ -179,6 +179,8 @@ def verify_slots(
                 else:
                     tally.integrity.take(1, _presence(repo, shard))
                     tally.shards += 1
+                if not state.is_copy(shard):
+                    # The files of a copy lie in other shards too.
                     tally.entries += shard.entries
                 if progress is not None:
                     progress(tally.shards, tally.verified_bytes)
@@ -221,6 +223,7 @@ class _Copies:
     def _verified(self, shard: ShardRef) -> tuple[Path, FileSource] | None:
         _check_lock(self._repo, shard.key, shard.version_id, shard.lock, self._tally)
         path = _verify_shard(self._repo, shard, self._scratch, self._tally, keep=True)
+        self._tally.entries += shard.entries
         return None if path is None else (path, FileSource(path))
 
     def _close(self, version_id: str) -> None:
@@ -236,7 +239,6 @@ def _verify_shard(
     """Downloads a shard by VersionId and checks every sum in it; returns the copy if it is whole and to be kept."""
     path = scratch / f"verify-{shard.sha256[:16]}-{tally.shards}.vera"
     tally.shards += 1
-    tally.entries += shard.entries
     tally.verified_bytes += shard.size
     findings: list[Finding] = []
     try:
