@@ -67,7 +67,7 @@ class EncodedBatch:
     """Encoded contents as columns: `facts`, shape (n,) of `FACTS`, and their stored bytes end to end."""
 
     facts: NDArray[np.void]
-    stored: bytes
+    stored: bytes | memoryview
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -97,7 +97,8 @@ class EncodedBatch:
         places = pairwise(accumulate(self.facts["stored_size"].tolist(), initial=0))
         for row, (begin, end) in zip(self.facts, places, strict=True):
             size, _, crc, parameter, codec, sha256 = row
-            yield Encoded(Codec(codec), int(parameter), self.stored[begin:end], int(crc), sha256.tobytes(), int(size))
+            stored = bytes(self.stored[begin:end])
+            yield Encoded(Codec(codec), int(parameter), stored, int(crc), sha256.tobytes(), int(size))
 
 
 class _Method(NamedTuple):
@@ -112,10 +113,10 @@ _RAW = _Method(Codec.RAW)
 _CONSTANT = _Method(Codec.CONSTANT)
 
 _METHODS: dict[Policy, tuple[tuple[int, _Method], ...]] = {
-    # (largest size in bytes, method). Level 1 packs small records as tightly as level 3, and faster. lz4 is for larger
-    # contents only: it gives up the interpreter lock on each call.
+    # (largest size in bytes, method). lz4 is for larger contents only: it gives up the interpreter lock on each call.
     Policy.FAST: ((16 << 10, _Method(Codec.ZSTD, -1)), (MAX_INLINE, _Method(Codec.LZ4))),
-    Policy.BALANCED: ((16 << 10, _Method(Codec.ZSTD, 1)), (MAX_INLINE, _Method(Codec.ZSTD, 3))),
+    # Without a dictionary level 1 is neither faster nor smaller on small contents.
+    Policy.BALANCED: ((MAX_INLINE, _Method(Codec.ZSTD, 3)),),
     Policy.SMALL: ((MAX_INLINE, _Method(Codec.ZSTD, 12)),),
 }
 DICTIONARY_LEVELS = {Policy.FAST: (1,), Policy.BALANCED: (1, 3), Policy.SMALL: (12,)}

@@ -318,14 +318,15 @@ def counts(data: bytes) -> list[int]:
 
 
 def test_groups_end_with_the_entry_that_makes_them_full() -> None:
-    """At 512 entries, or 1 MiB of contents (stored or shared), or 1 MiB of names."""
+    """At 512 entries, or 2 MiB of contents (stored or shared), or 1 MiB of names."""
+    noise = random.Random(4).randbytes(GROUP_BYTES)
     tiny = [File(f"uid-{number}", b"x") for number in range(1025)]
     assert counts(pack(tiny)[0]) == [512, 512, 1]
     half = GROUP_BYTES // 2
     for size, expected in ((half, [2, 2, 1]), (half - 1, [3, 2]), (half + 1, [2, 2, 1]), (GROUP_BYTES, [1] * 5)):
-        different = [File(f"uid-{number}", NOISE[number:size] + NOISE[:number]) for number in range(5)]
+        different = [File(f"uid-{number}", noise[number:size] + noise[:number]) for number in range(5)]
         assert counts(pack(different)[0]) == expected
-        assert counts(pack([file._replace(content=NOISE[:size]) for file in different])[0]) == expected
+        assert counts(pack([file._replace(content=noise[:size]) for file in different])[0]) == expected
     named = [File(f"{number:0512d}", b"x", metadata=(("k", f"{number:03579d}"),)) for number in range(600)]
     assert counts(pack(named)[0]) == [256, 256, 88]
 

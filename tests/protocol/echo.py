@@ -8,10 +8,10 @@ from vera_core.operations.child import serve
 
 
 def main(before: str, after: str) -> None:
-    def answer(call: bytes) -> bytes:
+    def answer(call: bytes) -> list[bytes]:
         if call == b"print":
             print("this must not be taken for an answer", flush=True)
-        return before.encode() + call + after.encode()
+        return [before.encode(), call, after.encode()]
 
     serve(answer)
 

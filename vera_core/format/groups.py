@@ -41,11 +41,11 @@ AFTER = 1 << 0
 """Flag: the contents lie before this block, not behind it (streamed shards)."""
 ELSEWHERE = 1 << 16
 """Added to the offset in the column `place`, where the content came with an earlier group."""
-PROOF = 36
-"""Bytes an entry's SHA-256 and CRC32 take."""
+DIGEST, PROOF = 32, 36
+"""Bytes that an entry's SHA-256 takes, and both this and its CRC32."""
 CODECS = tuple(Codec)
 
-GROUP_BYTES = 1 << 20
+GROUP_BYTES, NAME_BYTES = 2 << 20, 1 << 20
 """A writer closes a group at so many bytes of contents, or of uids and attributes, or at `group_entries` entries."""
 
 _KEY = struct.Struct(">Q")
@@ -243,6 +243,11 @@ class Group:
     def column(self, name: str) -> U64:
         """All values of a column, shape (count,); "offset" is the absolute place of the stored bytes, 0 for none."""
         return self._columns[name]
+
+    @property
+    def digests_at(self) -> int:
+        """Where in the shard the SHA-256 of every row lie, end to end."""
+        return self.head.position + HEAD_SIZE + self.head.stored_size
 
     def digests(self) -> bytes:
         """The SHA-256 of every row, end to end."""

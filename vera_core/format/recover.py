@@ -21,7 +21,7 @@ from vera_core.format.source import Naming
 from vera_core.format.tail import Front, encode_tail
 from vera_core.format.waiting import Names
 from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
-from vera_core.model import Codec, Origin
+from vera_core.model import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,7 +218,7 @@ class _Hashed:
         self.sha256 = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Takes all of `data`."""
         self._sink.write(data)
         self.sha256.update(data)

@@ -119,11 +119,12 @@ class Waiting(NamedTuple):
                 )
         return int(keys[-1]), self.uids[-1]
 
-    def until(self, size: int, most: int) -> int:
-        """How many entries reach `size` bytes of stored contents, or of uids and attributes, or are `most`."""
+    def until(self, content_bytes: int, name_bytes: int, most: int) -> int:
+        """How many entries reach so many bytes of stored contents, or of uids and attributes, or are `most`."""
         rows = self.rows[:most]
         names = np.array(list(map(len, self.attributes[:most])), np.uint64) + rows["uid_length"]
-        return min(most, *(int(np.searchsorted(np.cumsum(each), size)) + 1 for each in (rows["stored_size"], names)))
+        reached = ((rows["stored_size"], content_bytes), (names, name_bytes))
+        return min(most, *(int(np.searchsorted(np.cumsum(sizes), limit)) + 1 for sizes, limit in reached))
 
     def joined(self, more: Waiting) -> Waiting:
         """These and more."""
@@ -140,14 +141,16 @@ class Waiting(NamedTuple):
         """The first `count`, and the others."""
         cut = int(self.rows["stored_size"][:count].sum())
         return (
-            Waiting(self.rows[:count].copy(), self.uids[:count], self.attributes[:count], bytes(self.stored[:cut])),
+            Waiting(
+                self.rows[:count].copy(), self.uids[:count], self.attributes[:count], memoryview(self.stored)[:cut]
+            ),
             Waiting(self.rows[count:], self.uids[count:], self.attributes[count:], memoryview(self.stored)[cut:]),
         )
 
-    def contents_of(self, chosen: NDArray[np.int64], sizes: NDArray[np.uint64]) -> bytes:
+    def contents_of(self, chosen: NDArray[np.int64], sizes: NDArray[np.uint64]) -> bytes | memoryview:
         """The stored bytes of some rows, by the sizes with which they came."""
         if int(sizes[chosen].sum()) == len(self.stored):
-            return bytes(self.stored)
+            return self.stored
         bounds = list(pairwise(accumulate(sizes.tolist(), initial=0)))
         return b"".join([self.stored[begin:end] for begin, end in (bounds[row] for row in chosen.tolist())])
 

@@ -19,7 +19,7 @@ from vera_core.errors import UsageError
 from vera_core.format import layout
 from vera_core.format.columns import COLUMNS, TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
 from vera_core.format.directory import encode_dictionary
-from vera_core.format.groups import AFTER, GROUP_BYTES, GroupBody, encode_group, group_entries
+from vera_core.format.groups import AFTER, GROUP_BYTES, NAME_BYTES, GroupBody, encode_group, group_entries
 from vera_core.format.sharing import Contents
 from vera_core.format.stream import StreamEncoder, pieces
 from vera_core.format.tail import Front, GroupFacts, Outline, encode_tail
@@ -40,7 +40,7 @@ _QUEUE = 256
 class Sink(Protocol):
     """Where a shard's bytes go, in order."""
 
-    def write(self, data: bytes, /) -> object:
+    def write(self, data: bytes | memoryview, /) -> object:
         """Takes all of `data`."""
         ...
 
@@ -131,7 +131,7 @@ class ShardWriter:
         names = Names((uid,), (created_at,), ((media_type, metadata),), (origin,))
         self._last = self._check(names, EncodedBatch.of((encoded,)))[1]
         self._queue.append((uid, created_at, encoded, (media_type, metadata), origin))
-        if len(self._queue) >= _QUEUE or len(encoded.stored) >= GROUP_BYTES >> 4:
+        if len(self._queue) >= _QUEUE or len(encoded.stored) >= GROUP_BYTES >> 5:
             self._drain()
         return ordinal
 
@@ -249,7 +249,7 @@ class ShardWriter:
     def _cut(self) -> int:
         """How many of the waiting entries make a full group; 0 if there are too few."""
         most = self._options.group_entries or group_entries(self._outline.entries)
-        full = self._waiting.until(GROUP_BYTES, most)
+        full = self._waiting.until(GROUP_BYTES, NAME_BYTES, most)
         return full if full <= len(self._waiting.rows) else 0
 
     def _flush(self, count: int) -> None:
@@ -289,7 +289,7 @@ class ShardWriter:
     def _incompat(self) -> int:
         return (layout.STREAMED if self._streamed else 0) | (layout.DICTIONARIES if self._dictionaries else 0)
 
-    def _emit(self, data: bytes) -> None:
+    def _emit(self, data: bytes | memoryview) -> None:
         self._sink.write(data)
         self._sha256.update(data)
         self._position += len(data)

@@ -12,21 +12,25 @@ import subprocess
 import sys
 import threading
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from vera_core.errors import UnavailableError
 from vera_core.operations.pace import at_pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-OWN_PROCESS_ROWS = 50_000
-"""Rows from which on a process of its own saves more time than its start takes (0.3 s)."""
+OWN_PROCESS_WEIGHT = 50_000
+"""Weight of rows from which on a process of its own saves more time than its start takes (0.2 s)."""
+_FILE_BYTES = 2500
 LENGTH_BYTES = 8
 LEAN = {"OPENBLAS_NUM_THREADS": "1"}
 """numpy's threads for linear algebra, of which VERA does none, take a third of a process's start."""
 PIPE_BYTES = 256 << 10
 """What a pipe holds (on Linux): about a batch of encoded files, so that an answer is taken in one piece."""
+
+
+Part: TypeAlias = bytes | memoryview
 
 
 class ChildProcess:
@@ -98,9 +102,14 @@ class ChildProcess:
         )
 
 
+def weight(rows: int, content_bytes: int) -> int:
+    """How much work rows are: as much as so many small files."""
+    return max(rows, content_bytes // _FILE_BYTES)
+
+
 @at_pace()
-def serve(answer: Callable[[bytes], bytes | None]) -> None:
-    """Answers calls from standard input until it closes; None is no answer.
+def serve(answer: Callable[[bytes], Sequence[Part] | None]) -> None:
+    """Answers calls from standard input until it closes; None is no answer, else it is the parts end to end.
 
     Calls are taken in as they come, so that whoever sends never waits for an answer to be received.
     """
@@ -120,11 +129,13 @@ def serve(answer: Callable[[bytes], bytes | None]) -> None:
     while (call := calls.get()) is not None:
         answered = answer(call)
         if answered is not None:
-            _write(answers, answered)
+            _write(answers, *answered)
 
 
-def _write(pipe: IO[bytes], data: bytes) -> None:
-    pipe.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)
+def _write(pipe: IO[bytes], *parts: Part) -> None:
+    pipe.write(sum(map(len, parts)).to_bytes(LENGTH_BYTES, "little"))
+    for part in parts:
+        pipe.write(part)
     pipe.flush()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import FormatError, VeraError
 from vera_core.format import FileSource, ShardReader, Verified
-from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
+from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +34,9 @@ def inspect_file(path: Path) -> Verified:
 
 
 @contextmanager
-def inspector(rows: int) -> Iterator[Inspect]:
-    """An `Inspect` for shards that hold `rows` rows in all; for one thread at a time."""
-    if rows < OWN_PROCESS_ROWS:
+def inspector(weight: int) -> Iterator[Inspect]:
+    """An `Inspect` for shards of rows of a `child.weight`; for one thread at a time."""
+    if weight < OWN_PROCESS_WEIGHT:
         yield inspect_file
         return
     child = ChildProcess(__name__)
@@ -60,13 +60,13 @@ def ask(child: ChildProcess, path: Path) -> Verified:
     return Verified(**{**found, "sha256": bytes.fromhex(found["sha256"])})
 
 
-def answer(call: bytes) -> bytes:
+def answer(call: bytes) -> tuple[bytes]:
     """What the process says of the shard at a path."""
     try:
         found = inspect_file(Path(call.decode("utf-8", "surrogateescape")))
     except VeraError as error:
-        return json.dumps(error.to_json()).encode()
-    return json.dumps({**asdict(found), "sha256": found.sha256.hex()}).encode()
+        return (json.dumps(error.to_json()).encode(),)
+    return (json.dumps({**asdict(found), "sha256": found.sha256.hex()}).encode(),)
 
 
 if __name__ == "__main__":

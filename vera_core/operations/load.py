@@ -32,8 +32,10 @@ TRAINING_ROWS = 1024
 """Rows of the first batch of a part, from which its dictionaries are trained."""
 BATCH_BYTES = 2 << 20
 """Contents are worked on in pieces of so many bytes: the interpreter lock is given up once for each."""
-LOADED_BYTES = 16 << 20
+LOADED_BYTES = 4 << 20
 """A batch of rows is handed on in pieces of so many content bytes, so that sizes nobody declared stay bounded."""
+TRAINING_BYTES = 16 << 20
+"""The first batch of a part, on which its dictionaries are trained, may have so many."""
 UNKNOWN_SIZE = 64 << 10
 """What a row without a declared size counts for in a batch."""
 CHUNK = 1 << 20
@@ -126,8 +128,9 @@ class ThreadedLoading:
         self._pool.shutdown(cancel_futures=True)
 
     def _load(self, batch: RowBatch, work: PartWork, files: int) -> Loaded:
-        loaded = load(self._source, batch, work.encode)
-        return replace(loaded, trained=work.trained) if files else loaded
+        if not files:
+            return load(self._source, batch, work.encode)
+        return replace(load(self._source, batch, work.encode, at_once=TRAINING_BYTES), trained=work.trained)
 
 
 def load_part(batches: Iterable[RowBatch], start: Start, files: int) -> Generator[Loaded]:
@@ -174,16 +177,20 @@ def load_with(source: Source, batches: Iterable[RowBatch], work: Work, *, thread
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def load(source: Source, batch: RowBatch, work: Work) -> Loaded:
-    """Loads a batch, or as much of its beginning as `LOADED_BYTES` allows (at least one row)."""
-    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work)
+def load(source: Source, batch: RowBatch, work: Work, *, at_once: int = 0) -> Loaded:
+    """Loads a batch, or as much of its beginning as `worked_on` does (at least one row)."""
+    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work, at_once=at_once)
     return Loaded(batch.slice(0, len(encoded)), encoded, special)
 
 
 def worked_on(
-    fetched: Iterable[Fetched], media_types: Sequence[str], work: Work
+    fetched: Iterable[Fetched], media_types: Sequence[str], work: Work, *, at_once: int = 0
 ) -> tuple[EncodedBatch, dict[int, BigContent | Unreadable]]:
-    """The first contents, up to the one that reaches `LOADED_BYTES` in all, and what is none, by place."""
+    """The first contents, up to the one that reaches `LOADED_BYTES` in all, and what is none, by place.
+
+    The work is done on pieces of `BATCH_BYTES`, or on all contents at once, up to the one that reaches `at_once` bytes.
+    """
+    most, piece = at_once or LOADED_BYTES, at_once or BATCH_BYTES
     special: dict[int, BigContent | Unreadable] = {}
     done: list[tuple[list[int], EncodedBatch]] = []
     places: list[int] = []
@@ -203,10 +210,10 @@ def worked_on(
         contents.append(item)
         waiting += len(item)
         total += len(item)
-        if waiting >= BATCH_BYTES:
+        if waiting >= piece:
             finish()
             places, contents, waiting = [], [], 0
-        if total >= LOADED_BYTES:
+        if total >= most:
             break
     finish()
     return _scattered(done, count), special
@@ -235,17 +242,17 @@ def _rest(batch: RowBatch, loaded: int, start: Start) -> Iterator[Loaded]:
 
 
 def _cut(batches: Iterable[RowBatch]) -> Iterator[RowBatch]:
-    """Batches of up to `BATCH_ROWS` rows (the first `TRAINING_ROWS`) and `LOADED_BYTES` bytes, as far as is known."""
-    most = TRAINING_ROWS
+    """Batches of up to `BATCH_ROWS` rows and `LOADED_BYTES` bytes, as far as is known; the first as training asks."""
+    most, most_bytes = TRAINING_ROWS, TRAINING_BYTES
     for batch in batches:
         begin = 0
         weights = np.array([UNKNOWN_SIZE if size is None else size for size in batch.sizes], np.int64)
         ends: NDArray[np.int64] = np.cumsum(weights)
         while begin < len(batch):
-            full = int(np.searchsorted(ends, int(ends[begin] - weights[begin]) + LOADED_BYTES)) + 1
+            full = int(np.searchsorted(ends, int(ends[begin] - weights[begin]) + most_bytes)) + 1
             end = min(begin + most, full, len(batch))
             yield batch.slice(begin, end)
-            begin, most = end, BATCH_ROWS
+            begin, most, most_bytes = end, BATCH_ROWS, LOADED_BYTES
 
 
 def _scattered(done: Sequence[tuple[list[int], EncodedBatch]], count: int) -> EncodedBatch:

@@ -22,8 +22,16 @@ import numpy as np
 from vera_core.codec import digest_alone
 from vera_core.encoding import FACTS, EncodedBatch, Trained
 from vera_core.model import Policy
-from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
-from vera_core.operations.load import Loaded, PartWork, ThreadedLoading, load, load_part, worked_on
+from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess, Part, serve
+from vera_core.operations.load import (
+    TRAINING_BYTES,
+    Loaded,
+    PartWork,
+    ThreadedLoading,
+    load,
+    load_part,
+    worked_on,
+)
 from vera_core.source.base import BigContent, LocalSource, Unreadable
 from vera_core.source.files import LocalFiles
 from vera_core.source.rows import RejectReason, RowBatch
@@ -78,11 +86,11 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def loader(source: Source, rows: int, options: Options) -> Iterator[Load]:
-    """A `Load` for `rows` rows in all; for one thread, and one use after the other."""
+def loader(source: Source, weight: int, options: Options) -> Iterator[Load]:
+    """A `Load` for rows of a `child.weight`; for one thread, and one use after the other."""
     local = source.local if isinstance(source, LocalSource) else None
     loading: ThreadedLoading | _LoadingProcesses
-    if local is None or rows < OWN_PROCESS_ROWS:
+    if local is None or weight < OWN_PROCESS_WEIGHT:
         loading = ThreadedLoading(source, options.policy, options.threads)
     else:
         loading = _LoadingProcesses(source, local, options)
@@ -168,7 +176,7 @@ def pack_call(call: Call) -> bytes:
     codes = np.array([types[text] for text in call.media_types], "<u4")
     dictionaries = () if call.trained is None else call.trained.dictionaries
     paths = "\0".join(call.paths).encode("utf-8", "surrogateescape")
-    return _joined(head, sizes.tobytes(), codes.tobytes(), *dictionaries, paths)
+    return b"".join([_headed(head), sizes.tobytes(), codes.tobytes(), *dictionaries, paths])
 
 
 def unpack_call(data: bytes) -> Call:
@@ -186,14 +194,15 @@ def unpack_call(data: bytes) -> Call:
     return Call(paths, declared, [types[code] for code in codes], head["files"], trained)
 
 
-def pack_answer(answer: Answer) -> bytes:
-    """An answer as bytes."""
+def pack_answer(answer: Answer) -> list[Part]:
+    """An answer as bytes, in parts."""
     special = [
         [place, None if outcome is None else [outcome.reason, outcome.detail]]
         for place, outcome in answer.special.items()
     ]
     head = {"count": len(answer.encoded), "special": special, "trained": _trained_head(answer.trained)}
-    return _joined(head, answer.encoded.facts.tobytes(), *answer.trained.dictionaries, answer.encoded.stored)
+    facts = answer.encoded.facts.tobytes()
+    return [_headed(head), facts, *answer.trained.dictionaries, answer.encoded.stored]
 
 
 def unpack_answer(data: bytes) -> Answer:
@@ -202,7 +211,7 @@ def unpack_answer(data: bytes) -> Answer:
     facts = np.frombuffer(data, FACTS, head["count"], at)
     trained, at = _trained(head["trained"], data, at + FACTS.itemsize * head["count"])
     special = {place: None if outcome is None else Unreadable(*outcome) for place, outcome in head["special"]}
-    return Answer(EncodedBatch(facts, data[at:]), special, trained)
+    return Answer(EncodedBatch(facts, memoryview(data)[at:]), special, trained)
 
 
 def _trained_head(trained: Trained) -> list[object]:
@@ -218,9 +227,9 @@ def _trained(head: tuple[list[int], dict[str, int], list[int]], data: bytes, at:
     return Trained(tuple(dictionaries), head[1], tuple(head[2])), at
 
 
-def _joined(head: object, *parts: bytes) -> bytes:
+def _headed(head: object) -> bytes:
     text = json.dumps(head).encode()
-    return b"".join([_HEAD.pack(len(text)), text, *parts])
+    return _HEAD.pack(len(text)) + text
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], int]:
@@ -237,7 +246,7 @@ def main(settings: str) -> None:
     files = LocalFiles([Path(root) for root in roots], inline_limit)
     work = PartWork(Policy(policy), 0)
 
-    def answer(data: bytes) -> bytes | None:
+    def answer(data: bytes) -> list[Part] | None:
         nonlocal work
         call = unpack_call(data)
         if call.files or call.trained is not None:
@@ -246,7 +255,9 @@ def main(settings: str) -> None:
             work.use(call.trained)
             return None
         fetched = files.fetch_many(list(zip(call.paths, call.sizes, strict=True)))
-        encoded, special = worked_on(fetched, call.media_types, work.encode)
+        encoded, special = worked_on(
+            fetched, call.media_types, work.encode, at_once=TRAINING_BYTES if call.files else 0
+        )
         seen = {place: None if isinstance(item, BigContent) else item for place, item in special.items()}
         return pack_answer(Answer(encoded, seen, work.trained if call.files else Trained()))
 

@@ -100,7 +100,7 @@ class _Damages:
 class _Nowhere:
     """A sink for a shard of which only the digest is wanted."""
 
-    def write(self, _: bytes, /) -> None:
+    def write(self, _: bytes | memoryview, /) -> None:
         """Drops it."""
 
 
