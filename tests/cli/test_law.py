@@ -72,3 +72,23 @@ def test_a_file_is_kept_longer(store: S3Store) -> None:
         assert vera("retain", ONE, *AT, "--until", until, *why).code == 2
     assert len(vera("ls", DAY.isoformat()).text.splitlines()) >= len(FILES)
     assert vera("verify", "--deep").code == 0
+
+
+def test_what_is_locked_until_when(store: S3Store) -> None:
+    assert vera("hold", ONE, TWO, *AT, *CASE).code == 0
+    assert vera("retain", ONE, *AT, "--until", "2099-12-31", "--reason", "guarantee").code == 0
+    report = vera("locks", "--json").document
+    by_class = {(line["retention_class"], line["copies"]): line for line in report["locks"]}
+    assert set(by_class) == {("std", False), ("std", True), ("long", False)}
+    assert by_class["std", True]["last"] == "2100-01-01T00:00:00Z"
+    assert by_class["std", False]["last"] < by_class["long", False]["last"] < "2099"
+    assert sum(line["versions"] for line in report["locks"] if not line["copies"]) == len(FILES) == report["versions"]
+    assert (report["held"], report["kept_longer"], report["ended"]) == (2, 1, 0)
+    assert [(line["case"], line["files"], line["first_day"]) for line in report["cases"]] == [
+        ("LIT-2026-417", 2, "20260301")
+    ]
+    shown = vera("locks", "--from", DAY.isoformat(), "--tenant", "default")
+    assert shown.code == 0
+    assert "LIT-2026-417" in shown.text
+    assert "kept longer" in shown.text
+    assert vera("locks", "--from", "2027-01-01", "--json").document["shards"] == 0

@@ -24,6 +24,7 @@ LIGHT = (
     "find",
     "hold",
     "retain",
+    "locks",
 )
 """Commands that touch neither sources nor Parquet."""
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "readmit": "Let an erased uid be archived again.",
     "hold": "Keep files for a legal case, or let them go.",
     "retain": "Keep files longer than their retention class says.",
+    "locks": "Show what is locked or held, until when.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
     "recover": "Save what can be saved of a damaged shard.",
     "doctor": "Put right what a crash or a stranger left behind.",
