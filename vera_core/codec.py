@@ -174,13 +174,13 @@ def decode_as(coding: Coding, stored: bytes, size: int, dictionaries: Dictionari
     Raises:
         FormatError: as `decode`.
     """
-    if not 0 <= size <= MAX_INLINE:
-        raise FormatError(f"a content of {size} bytes is more than is decoded in memory")
     codec, parameter = coding
     try:
         if codec is _BLOCK:
             frame = block_frame(stored, size)
             content = dictionaries.decompressors.stored[parameter].decompress(frame, size, False, False)
+        elif not 0 <= size <= MAX_INLINE:
+            raise FormatError(f"a content of {size} bytes is more than is decoded in memory")
         elif codec is _ZSTD:
             if int.from_bytes(stored[:3], "little") != 0x60 | size - 256 << 8:  # as nearly every small frame begins
                 check_header(stored, size)

@@ -13,7 +13,7 @@ import numpy as np
 from vera_core.codec import crc32, unpack_block
 from vera_core.encoding import Encoder, Trained, pack_block
 from vera_core.errors import FormatError, IncompatibleError
-from vera_core.format import BytesSource, Names, ShardOptions, ShardReader, ShardSummary, ShardWriter
+from vera_core.format import BytesSource, Lookup, Names, ShardOptions, ShardReader, ShardSummary, ShardWriter
 from vera_core.format.columns import COLUMNS, Body, encode_body, encode_table
 from vera_core.format.directory import encode_dictionary
 from vera_core.format.groups import MAGIC
@@ -124,6 +124,10 @@ def exercise(data: bytes, uids: Sequence[str]) -> None:
         for entry in reader.find(uid):
             assert entry.uid == uid
             check(reader, entry)
+    if not reader.streamed:
+        lookup = Lookup.open(BytesSource(data))
+        for uid in uids:
+            assert lookup.get(uid) == reader.get(uid)
     for entry in reader.entries():
         check(reader, entry)
     if not reader.streamed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from vera_core.format.layout import SUFFIX, Footer, Header
+from vera_core.format.lookup import Lookup
 from vera_core.format.reader import ShardReader
 from vera_core.format.recover import Survey, check_rebuild, rebuild, saved_entries, survey
 from vera_core.format.remains import Clues, Damage
-from vera_core.format.source import BytesSource, FileSource, RangeSource
+from vera_core.format.source import BytesSource, FileSource, MappedFile, RangeSource
 from vera_core.format.verify import Verified
 from vera_core.format.waiting import Names
 from vera_core.format.writer import ShardOptions, ShardSummary, ShardWriter
@@ -19,6 +20,8 @@ __all__ = [
     "FileSource",
     "Footer",
     "Header",
+    "Lookup",
+    "MappedFile",
     "Names",
     "RangeSource",
     "ShardOptions",

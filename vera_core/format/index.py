@@ -147,7 +147,7 @@ class Page:
         _, size = _width(int(group.column("size").max()))
         codings = group.column("codec") << np.uint64(16) | group.column("parameter")
         codes, numbers = np.unique(codings, return_inverse=True)
-        self._codings = tuple([_coding(code) for code in codes.tolist()])
+        self._codings = tuple([coding(code) for code in codes.tolist()])
         self._coding = self._codings[0] if len(codes) == 1 else None
         self._coding_width = (len(codes) - 1).bit_length() + 7 >> 3
         rest = [group.body.columns[COLUMNS.index(name)] for name in _REST]
@@ -242,5 +242,6 @@ def _record(low: str, size: str, rest: int) -> Struct:
 
 
 @lru_cache
-def _coding(code: int) -> Coding:
+def coding(code: int) -> Coding:
+    """The coding of a number: the codec's, shifted by 16 bits, and the parameter. The same object for the same."""
     return Coding(CODECS[code >> 16], code & 0xFFFF)

@@ -31,7 +31,6 @@ from vera_core.format.shard import Shard, exactly
 from vera_core.format.source import Naming, named
 from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.verify import Verified, verify
-from vera_core.model import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
