@@ -11,6 +11,8 @@ from benchmarks import peers
 from benchmarks.corpus import Corpus
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from benchmarks.peers.base import Peer, Read
     from benchmarks.process import Meter
 
@@ -30,14 +32,19 @@ def pack(meter: Meter, *, peer: str, corpus: str, target: str) -> dict[str, Any]
     return {"size": Path(target).stat().st_size}
 
 
-def look_up(meter: Meter, *, peer: str, corpus: str, target: str, reads: int, seconds: float) -> dict[str, Any]:
+def look_up(
+    meter: Meter, *, peer: str, corpus: str, target: str, reads: int, seconds: float, digests: bool = False
+) -> dict[str, Any]:
     """Reads up to `reads` files in random order, for about `seconds`, a second time: the outcome says how many.
+
+    `digests`: as for `Peer.open_warm`.
 
     Raises:
         RuntimeError: one came back with other bytes.
     """
-    keys = _checked_keys(peers.peer(peer), Corpus.load(Path(corpus)), Path(target), reads)
-    with peers.peer(peer).open(Path(target)) as read:
+    it = peers.peer(peer)
+    keys = _checked_keys(it, Corpus.load(Path(corpus)), it.open_warm(Path(target), digests=digests), reads)
+    with it.open_warm(Path(target), digests=digests) as read:
         count = _read_for(read, keys, seconds)
         with meter:
             count = _read_for(read, keys[:count], 2 * seconds)
@@ -46,17 +53,18 @@ def look_up(meter: Meter, *, peer: str, corpus: str, target: str, reads: int, se
 
 def open_cold(meter: Meter, *, peer: str, corpus: str, target: str) -> dict[str, Any]:
     """Opens, reads one file and closes, measured the second time: code is loaded by then, nothing is left open."""
-    (key,) = _checked_keys(peers.peer(peer), Corpus.load(Path(corpus)), Path(target), 1)
-    with meter, peers.peer(peer).open(Path(target)) as read:
+    it = peers.peer(peer)
+    (key,) = _checked_keys(it, Corpus.load(Path(corpus)), it.open(Path(target)), 1)
+    with meter, it.open(Path(target)) as read:
         read(key)
     return {}
 
 
-def _checked_keys(peer: Peer, corpus: Corpus, target: Path, count: int) -> list[str | bytes]:
+def _checked_keys(peer: Peer, corpus: Corpus, opened: AbstractContextManager[Read], count: int) -> list[str | bytes]:
     """Keys of files in random order, of which the first are read and compared."""
     items = corpus.sample(count)
     keys = [peer.key(corpus, item) for item in items]
-    with peer.open(target) as read:
+    with opened as read:
         for key, item in zip(keys[:CHECKED], items, strict=False):
             if read(key) != corpus.content(item):
                 raise RuntimeError(f"{peer.title} gave other bytes for {item.path}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from benchmarks.business import WINDOW, database_source
 from vera_core.codec import MAX_INLINE
-from vera_core.format import FileSource, ShardOptions, ShardReader
+from vera_core.format import FileSource, Lookup, MappedFile, ShardOptions, ShardReader
 from vera_core.model import Policy
 from vera_core.operations.build import BuildLimits, build_part
+from vera_core.operations.child import weight
 from vera_core.operations.inspector import inspect_file
 from vera_core.operations.judge import Judge
 from vera_core.operations.loader import Options, loader
@@ -83,14 +84,15 @@ def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCE
     """Packs the rows of the frozen manifest into the shard `target`."""
     manifest, count = prepared.manifest, prepared.manifest.row_count
     workplace = Workplace(actor="benchmark", spool=target.parent)
-    options = ShardOptions(bytes(16), RETENTION)
+    options = Options(policy, workplace.threads, os.cpu_count() or 1)
+    shard = ShardOptions(bytes(16), RETENTION)
     limits = BuildLimits(NO_LIMIT, policy)
     with (
         at_pace(),
-        loader(prepared.source, count, Options(policy, workplace.threads, os.cpu_count() or 1)) as load,
+        loader(prepared.source, weight(count, manifest.declared_bytes()), options) as load,
         closing(load(manifest.batches(0, count), count)) as feed,
     ):
-        built = build_part(feed, (0, count), options=options, limits=limits, spool=workplace.spool, judge=_AllNew())
+        built = build_part(feed, (0, count), options=shard, limits=limits, spool=workplace.spool, judge=_AllNew())
     if built.local is None or built.archived != count:
         raise RuntimeError(f"{built.archived} of {count} files were packed")
     built.local.path.rename(target)
@@ -100,13 +102,14 @@ def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCE
 def open_local(target: Path) -> Iterator[Read]:
     """Reads single files of a shard by their uid: found in the index, decompressed, CRC32 and SHA-256 checked."""
     with FileSource(target) as source:
-        reader = ShardReader.open(source)
+        yield cast("Read", ShardReader.open(source).get)
 
-        def read(key: str | bytes) -> bytes:
-            assert isinstance(key, str)
-            return reader.read(reader.find(key)[-1])
 
-        yield read
+@contextmanager
+def look_up_local(target: Path, *, digests: bool) -> Iterator[Read]:
+    """As `open_local`, for many files: the shard is mapped; without `digests`, SHA-256 is left to `verify_local`."""
+    with MappedFile(target) as source:
+        yield cast("Read", Lookup.open(source, digests=digests).get)
 
 
 def verify_local(target: Path) -> None:

@@ -50,6 +50,10 @@ class Peer(Protocol):
         """Opens what `pack` made, if it `reads`: each file decompressed, and checked as far as the format does it."""
         ...
 
+    def open_warm(self, target: Path, *, digests: bool) -> AbstractContextManager[Read]:
+        """As `open`, but for many files; without `digests` those are not checked that verifying the whole checks."""
+        ...
+
 
 def read_file(path: str, size: int) -> bytes:
     """The content of a file of `size` bytes, in the fewest system calls that Python has for it."""
@@ -86,3 +90,11 @@ class Library:
     def key(self, corpus: Corpus, item: Item) -> str | bytes:  # noqa: ARG002 - others need it
         """See `Peer`."""
         return item.uid
+
+    def open(self, target: Path) -> AbstractContextManager[Read]:
+        """See `Peer`."""
+        raise NotImplementedError
+
+    def open_warm(self, target: Path, *, digests: bool) -> AbstractContextManager[Read]:  # noqa: ARG002 - VERA has some
+        """See `Peer`."""
+        return self.open(target)

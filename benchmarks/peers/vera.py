@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.local import open_local, pack_local, prepare_local
+from benchmarks.local import look_up_local, open_local, pack_local, prepare_local
 from benchmarks.peers.base import Library
 
 if TYPE_CHECKING:
@@ -32,3 +32,6 @@ class Vera(Library):
 
     def open(self, target: Path) -> AbstractContextManager[Read]:
         return open_local(target)
+
+    def open_warm(self, target: Path, *, digests: bool) -> AbstractContextManager[Read]:
+        return look_up_local(target, digests=digests)

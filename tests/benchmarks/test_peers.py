@@ -46,10 +46,11 @@ def peers(*, reading: bool) -> list[str]:
 def test_files_are_read_back(name: str, corpus: Corpus, tmp_path: Path) -> None:
     it, target = peer(name), tmp_path / "it.archive"
     it.pack(corpus, target)
-    with it.open(target) as read:
-        items = list(corpus.items())
-        for item in items[:-ODD:13] + items[-ODD:]:
-            assert read(it.key(corpus, item)) == corpus.content(item)
+    items = list(corpus.items())
+    for opened in (it.open(target), it.open_warm(target, digests=True), it.open_warm(target, digests=False)):
+        with opened as read:
+            for item in items[:-ODD:13] + items[-ODD:]:
+                assert read(it.key(corpus, item)) == corpus.content(item)
 
 
 @pytest.mark.parametrize("name", [name for name in peers(reading=False) if name.startswith("tar")])
