@@ -63,7 +63,7 @@ class Lookup:
         self._kept = self._nothing()
 
     @classmethod
-    def open(cls, source: RangeSource, *, cache_bytes: int = 64 << 20, digests: bool = True) -> Lookup:
+    def open(cls, source: RangeSource, *, cache_bytes: int = 128 << 20, digests: bool = True) -> Lookup:
         """Opens a shard. The block of a group is read when one of its uids is first looked up.
 
         Args:
