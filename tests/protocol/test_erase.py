@@ -26,7 +26,7 @@ from vera_core.erasures import Ground, Target
 from vera_core.errors import ConflictError, ErasedError, UnavailableError, UsageError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Erasability, Origin, RetentionClass
-from vera_core.operations import erase as erase_module
+from vera_core.operations import slotwise
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.erase import Outcome
 from vera_core.operations.erasure_reports import Stage
@@ -372,7 +372,7 @@ def test_tombstones_stay_below_the_size_of_a_record(
     packed: Packed, memory_store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, source = packed
-    monkeypatch.setattr(erase_module, "RECORD_BYTES", 500)
+    monkeypatch.setattr(slotwise, "RECORD_BYTES", 500)
     uids = [file.uid for file in source.files]
     assert submit(repo, draft(*uids)).erased == FILES
     named = tombstones(repo)

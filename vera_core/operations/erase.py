@@ -6,42 +6,29 @@ shards' locks end. Who asked, who approved and what became of it is erasures.py'
 
 from __future__ import annotations
 
-import random
-import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vera_core.erasures import Ground, Refusal
-from vera_core.errors import ConflictError, VeraError
-from vera_core.keyspace import KeyKind
-from vera_core.model import Erasability, Lock, format_time
+from vera_core.model import Erasability, format_time
 from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.lookup import ShardReaders, versions_of
+from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, until_in
 from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
-from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from vera_core.erasures import Target
+    from vera_core.errors import VeraError
     from vera_core.model import Origin, Slot
     from vera_core.operations.lookup import Version
     from vera_core.operations.repository import Repository
-    from vera_core.slotlog import SlotLog
     from vera_core.slots import SlotState
-
-THREADS = 8
-"""Slots at once: what they wait for is the store."""
-ATTEMPTS = 64
-"""Of getting a record into a slot's log: each that is lost was won by somebody else's."""
-BACKOFF_SECONDS = 0.05
-RECORD_BYTES = 4 << 20
-"""Of the uids and versions in one tombstone; a slot with more gets several, and stays far below a record's limit."""
 
 
 class Outcome(StrEnum):
@@ -104,10 +91,10 @@ def plan_erasure(repo: Repository, order: Order, progress: Callable[[int], None]
     def plan(slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:
         return _judged(repo, repo.slot_log(slot).load(), ShardReaders(repo), uids)
 
-    files, failed = _each_slot(order.by_slot(repo), plan, progress)
+    files, failed = each_slot(order.by_slot(repo), plan, progress)
     if failed is not None:
         raise failed
-    return files
+    return _in_order(files)
 
 
 def erase(
@@ -127,7 +114,8 @@ def erase(
     def one(slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:
         return _erase_in(repo, order, slot, uids)
 
-    return _each_slot(order.by_slot(repo), one, progress)
+    files, failed = each_slot(order.by_slot(repo), one, progress)
+    return _in_order(files), failed
 
 
 def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]) -> Refusal | None:
@@ -150,28 +138,8 @@ def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]
     return Refusal(Ground.OBLIGATION, f"of the regulated class {classes}, locked until {format_time(until)}", until)
 
 
-def _each_slot(
-    slots: Mapping[Slot, Mapping[str, int]],
-    work: Callable[[Slot, Mapping[str, int]], list[FileErasure]],
-    progress: Callable[[int], None] | None,
-) -> tuple[list[FileErasure], VeraError | None]:
-    """Does the work for several slots at once; what it came to in the order of the request, and the first error."""
-    done: list[FileErasure] = []
-    failed: VeraError | None = None
-    with ThreadPoolExecutor(min(THREADS, len(slots)) or 1, thread_name_prefix="vera-erase") as pool:
-        futures = [pool.submit(work, slot, uids) for slot, uids in slots.items()]
-        try:
-            for future in futures:
-                try:
-                    done += future.result()
-                except VeraError as error:
-                    failed = failed or error
-                if progress is not None:
-                    progress(len(done))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return sorted(done, key=lambda item: item.place), failed
+def _in_order(files: Iterable[FileErasure]) -> list[FileErasure]:
+    return sorted(files, key=lambda file: file.place)
 
 
 def _judged(repo: Repository, state: SlotState, readers: ShardReaders, uids: Mapping[str, int]) -> list[FileErasure]:
@@ -210,77 +178,30 @@ def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int
     log = repo.slot_log(slot)
     state = log.load()
     sealed = sealed_number(log, state)
-    files = _with_tombstones(repo, order, log, state, uids)
+    readers = ShardReaders(repo)
+    erased: dict[str, FileErasure] = {}
+
+    def step() -> list[FileErasure]:
+        # Whoever came first may have brought another version, a hold, or erased the file.
+        files = {file.uid: file for file in _judged(repo, state, readers, uids)}
+        for chunk in chunks({file.uid: file.versions for file in files.values() if file.outcome is Outcome.PLANNED}):
+            append(repo, log, state, _tombstone(repo, order, chunk))
+            erased.update((uid, replace(files[uid], outcome=Outcome.ERASED)) for uid in chunk)
+        return list((files | erased).values())
+
+    files = until_in(log, state, step)
     if not state.erased:
         return files
     settle(repo, log, state, sealed)
-    _remove_from_inventory(repo, state)
+    drop_inventory(repo, slot, max(record.number for record in state.records if record.type == "tombstone"))
     return files
 
 
-def _remove_from_inventory(repo: Repository, state: SlotState) -> None:
-    """Removes the slot's inventory files that were written before its last tombstone: they may show what it erased.
-
-    The slot is missing from the catalogue until the day is written again.
-    """
-    last = max(record.number for record in state.records if record.type == "tombstone")
-    for info in repo.store.list_versions(repo.keys.inventory_slot_prefix(state.slot)):
-        parsed = repo.keys.parse(info.key)
-        if parsed.kind is KeyKind.INVENTORY and parsed.number < last:
-            repo.store.delete(info.key, version_id=info.version_id)
-
-
-def _with_tombstones(
-    repo: Repository, order: Order, log: SlotLog, state: SlotState, uids: Mapping[str, int]
-) -> list[FileErasure]:
-    """What became of each uid, once the tombstones are in the log that this takes."""
-    readers = ShardReaders(repo)
-    erased: dict[int, FileErasure] = {}
-    for attempt in range(ATTEMPTS):
-        files = {file.place: file for file in _judged(repo, state, readers, uids)}
-        planned = [file for file in files.values() if file.outcome is Outcome.PLANNED]
-        try:
-            for chunk in _chunks(planned):
-                _append_tombstone(repo, order, log, state, chunk)
-                erased |= {file.place: replace(file, outcome=Outcome.ERASED) for file in chunk}
-        except LostAppendError:
-            # Whoever was first may have brought another version, a hold, or erased the file: plan again.
-            time.sleep(random.uniform(0, BACKOFF_SECONDS) * min(attempt, 10))  # noqa: S311 - to part racers
-            log.refresh(state)
-        else:
-            return list((files | erased).values())
-    raise ConflictError(
-        f"other writers came first {ATTEMPTS} times",
-        todo="Run it again; look at who writes to the slot all the time.", slot=log.slot, request=order.request,
-    )  # fmt: skip
-
-
-def _chunks(files: Sequence[FileErasure]) -> Iterator[list[FileErasure]]:
-    """The files of one tombstone each, so that no record is larger than can be read."""
-    chunk: list[FileErasure] = []
-    size = 0
-    for file in files:
-        # A JSON text is at most six times as long as its UTF-8; a version is two numbers and what is around them.
-        weight = 6 * len(file.uid.encode()) + 32 * (1 + len(file.versions))
-        if chunk and size + weight > RECORD_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(file)
-        size += weight
-    if chunk:
-        yield chunk
-
-
-def _append_tombstone(
-    repo: Repository, order: Order, log: SlotLog, state: SlotState, files: Sequence[FileErasure]
-) -> None:
-    now = repo.clock.now()
-    until = repo.record_until(state.longest_lock() or now)
-    body = {
+def _tombstone(repo: Repository, order: Order, versions: Mapping[str, Sequence[Origin]]) -> dict[str, Any]:
+    return {
         "type": "tombstone",
         "request": order.request,
         "reason": order.reason,
         "actor": repo.workplace.actor,
-        "entries": entries_json({file.uid: file.versions for file in files}),
+        "entries": entries_json(versions),
     }
-    log.append(state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now)

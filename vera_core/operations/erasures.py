@@ -16,7 +16,7 @@ from vera_core.erasures import ErasureRequest, request_body, same_person
 from vera_core.errors import ConflictError, RestrictedError, UsageError, VeraError
 from vera_core.model import Lock, format_time
 from vera_core.operations.audited import audited
-from vera_core.operations.erase import ATTEMPTS, FileErasure, Order, Outcome, erase, plan_erasure
+from vera_core.operations.erase import FileErasure, Order, Outcome, erase, plan_erasure
 from vera_core.operations.erasure_reports import (
     ErasureReport,
     Stage,
@@ -28,6 +28,7 @@ from vera_core.operations.erasure_reports import (
     stage_of,
 )
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.slotwise import ATTEMPTS
 from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:

@@ -6,13 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vera_core.errors import ConflictError, NotFoundError, UsageError
-from vera_core.model import Lock, check_name
+from vera_core.errors import NotFoundError, UsageError
+from vera_core.model import check_name
 from vera_core.operations.audited import audited
 from vera_core.operations.commit import sealed_number, settle
-from vera_core.operations.erase import ATTEMPTS
 from vera_core.operations.report import Report
-from vera_core.store.chain import LostAppendError
+from vera_core.operations.slotwise import append, until_in
 
 if TYPE_CHECKING:
     from vera_core.erasures import Target
@@ -77,21 +76,16 @@ def _was_erased(state: SlotState, uid: str) -> bool:
 
 def _append(repo: Repository, wanted: Readmission, log: SlotLog, state: SlotState) -> None:
     uid = wanted.target.uid
-    for _ in range(ATTEMPTS):
-        if uid not in state.erased:
-            return
-        now = repo.clock.now()
-        until = repo.record_until(state.longest_lock() or now)
-        body = {
-            "type": "readmit",
-            "uid": uid,
-            "request": wanted.request,
-            "reason": wanted.reason,
-            "actor": repo.workplace.actor,
-        }
-        try:
-            log.append(state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now)
-        except LostAppendError:
-            log.refresh(state)
-    if uid in state.erased:
-        raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", slot=log.slot)
+    body = {
+        "type": "readmit",
+        "uid": uid,
+        "request": wanted.request,
+        "reason": wanted.reason,
+        "actor": repo.workplace.actor,
+    }
+
+    def step() -> None:
+        if uid in state.erased:
+            append(repo, log, state, body)
+
+    until_in(log, state, step)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vera_core.errors import ConflictError, VeraError
+from vera_core.keyspace import KeyKind
 from vera_core.model import Lock
 from vera_core.store.chain import LostAppendError
 
@@ -122,3 +123,14 @@ def chunks(versions: Mapping[str, Sequence[Origin]]) -> Iterator[dict[str, Seque
         size += weight
     if chunk:
         yield chunk
+
+
+def drop_inventory(repo: Repository, slot: Slot, number: int) -> None:
+    """Removes the slot's inventory files that were written before record `number`: they may show what it took away.
+
+    The slot is missing from the catalogue until the day is written again.
+    """
+    for info in repo.store.list_versions(repo.keys.inventory_slot_prefix(slot)):
+        parsed = repo.keys.parse(info.key)
+        if parsed.kind is KeyKind.INVENTORY and parsed.number < number:
+            repo.store.delete(info.key, version_id=info.version_id)
