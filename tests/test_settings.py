@@ -13,7 +13,7 @@ import pytest
 
 from vera_core.errors import UsageError
 from vera_core.settings import Settings
-from vera_core.source.mapping import ContentKind, OnRejects, SourceSettings, TimeType, has_password
+from vera_core.source.mapping import ContentKind, ErasureTable, OnRejects, SourceSettings, TimeType, has_password
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "sources.md"
 SOURCE = """
@@ -230,5 +230,6 @@ def test_the_complete_example_of_the_documentation_is_complete(tmp_path: Path) -
     assert set(shown) == set(Settings.model_fields)
     keys = {key for source in shown["sources"].values() for key in source}
     assert keys | {"url"} == {field.name for field in dataclasses.fields(SourceSettings)}
-    for name in (*Settings.model_fields, *keys, *TimeType, *OnRejects):
+    assert set(shown["erasure_table"]) | {"url"} == {field.name for field in dataclasses.fields(ErasureTable)}
+    for name in (*Settings.model_fields, *keys, *shown["erasure_table"], *TimeType, *OnRejects):
         assert f"`{name}`" in text, name

@@ -65,14 +65,16 @@ class Refusal:
 class ErasureRequest:
     """A request as of its last record. Files are named by their place in `targets`.
 
-    `received` is when the person asked, from which the law's month counts; `approver` and `decliner` are "" as long as
-    nobody was. A file is in `erased`, `missing` (not found) or `refused` once it was tried; else it is still open.
+    `requester` asked for it, `recorder` stored it here, mostly the same person; `received` is when the person asked,
+    from which the law's month counts; `approver` and `decliner` are "" as long as nobody was. A file is in `erased`,
+    `missing` (not found) or `refused` once it was tried; else it is still open.
     """
 
     tenant: str
     id: str
     reason: str
     requester: str
+    recorder: str
     received: datetime
     targets: tuple[Target, ...]
     approver: str = ""
@@ -99,10 +101,9 @@ class ErasureRequest:
                 found.append(place)
         return found
 
-    @property
-    def month_ends(self) -> datetime:
-        """One calendar month after it was received (GDPR Art. 12(3))."""
-        return a_month_after(self.received)
+    def is_party(self, who: str) -> bool:
+        """Whether `who` asked for it or brought it here, and so can't approve it; case and spaces don't matter."""
+        return who.strip().casefold() in {name.strip().casefold() for name in (self.requester, self.recorder)}
 
 
 def a_month_after(moment: datetime) -> datetime:
@@ -134,7 +135,8 @@ def request_body(request: ErasureRequest) -> dict[str, Any]:
         "tenant": request.tenant,
         "request": request.id,
         "reason": request.reason,
-        "actor": request.requester,
+        "actor": request.recorder,
+        "requested_by": request.requester,
         "received": format_time(request.received),
         "targets": [
             {"uid": item.uid, "created_at": None if item.created_at is None else format_time(item.created_at)}
@@ -149,7 +151,8 @@ def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureReq
         tenant=str(body["tenant"]),
         id=str(body["request"]),
         reason=str(body["reason"]),
-        requester=str(body["actor"]),
+        requester=str(body["requested_by"]),
+        recorder=str(body["actor"]),
         received=parse_time(body["received"]),
         targets=tuple(
             Target(str(item["uid"]), None if item["created_at"] is None else parse_time(item["created_at"]))
@@ -160,10 +163,10 @@ def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureReq
 
 def _apply_approve(before: ErasureRequest | None, record: Record) -> ErasureRequest:
     assert before is not None
-    if same_person(record.body["actor"], before.requester) or before.decliner or before.approver:
-        # Nobody approves what they asked for themselves.
+    who = record.body["actor"]
+    if before.is_party(who) or before.decliner or before.approver:
         return before
-    return replace(before, approver=record.body["actor"])
+    return replace(before, approver=who)
 
 
 def _apply_decline(before: ErasureRequest | None, record: Record) -> ErasureRequest:
@@ -214,11 +217,6 @@ HANDLERS: dict[str, Callable[[ErasureRequest | None, Record], ErasureRequest]] =
     "done": _apply_done,
 }
 """Which types of record there are, and what each does."""
-
-
-def same_person(one: str, other: str) -> bool:
-    """Whether two actors' names are those of one person: case and spaces around them don't matter."""
-    return one.strip().casefold() == other.strip().casefold()
 
 
 def fold(before: ErasureRequest | None, record: Record) -> ErasureRequest:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from vera_core.errors import UsageError
 from vera_core.model import DEFAULT_TENANT, check_name
-from vera_core.source.mapping import SettingError, SourceSettings
+from vera_core.source.mapping import ErasureTable, SettingError, SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -57,7 +57,7 @@ class Settings(BaseModel):
     `repository`: s3://bucket/prefix; `actor`: who the audit trail names; `tenant`: the one that commands mean;
     `spool`: a directory for shards being built; `freshness_seconds`: how old a slot's state may be for a reader;
     `workers`: threads that load and encode files; `erasure_hours`: how soon files must be out of sight after their
-    erasure was asked for.
+    erasure was asked for; `erasure_table`: where requests are that `vera erasures import` takes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
@@ -69,6 +69,7 @@ class Settings(BaseModel):
     freshness_seconds: NonNegativeFloat = 5.0
     workers: PositiveInt = 2
     erasure_hours: int = Field(default=48, ge=1, le=672)
+    erasure_table: ErasureTable | None = None
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @classmethod
@@ -110,6 +111,18 @@ class Settings(BaseModel):
                 todo=f"There is: {known}. docs/sources.md shows how to add one.",
             )
         return self.sources[name]
+
+    def erasures_from(self) -> ErasureTable:
+        """The table with erasure requests.
+
+        Raises:
+            UsageError: there is none in the settings.
+        """
+        if self.erasure_table is None:
+            raise UsageError(
+                "there is no erasure_table in the settings", todo="docs/sources.md shows how to describe one."
+            )
+        return self.erasure_table
 
 
 def _read(path: Path | None) -> tuple[Path | None, dict[str, Any]]:

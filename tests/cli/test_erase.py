@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -79,7 +81,7 @@ def test_a_person_is_found_looked_through_and_erased(store: S3Store, tmp_path: P
     assert "art17-1" in listing.text
     shown = vera("erasures", "show", "art17-1")
     assert (shown.code, "refused: ledger/1" in shown.text) == (0, True)
-    assert vera("erasures", "run").text == "Nothing is due.\n"
+    assert vera("erasures", "run").text == "There is nothing to do.\n"
     again = vera("erase", "--list", str(listed), *ASK, "--json")
     assert (again.code, again.document["erased"], again.document["files"]) == (5, 3, [])
 
@@ -110,6 +112,31 @@ def test_two_persons_and_a_deadline(store: S3Store, monkeypatch: pytest.MonkeyPa
     assert vera("erasures", "decline", "art17-2", "--reason", "another person").code == 0
     late = vera("erase", "letter/2", "--created-at", DAY, "--request-id", "art17-2", "--reason", "x", "--json")
     assert (late.code, late.document["error"]["kind"]) == (5, "restricted")
+
+
+def test_a_table_with_requests(store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vera("erasures", "import").code == 2
+    database = tmp_path / "privacy.sqlite"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE asked (no TEXT, document TEXT, day TEXT, at TEXT)")
+        connection.execute(f"INSERT INTO asked VALUES ('r-1', 'letter/0', '{DAY}', '2026-03-02T10:00:00Z')")
+    settings = tmp_path / "vera.toml"
+    settings.write_text(f"""
+[erasure_table]
+url = "sqlite:///{database}"
+table = "asked"
+id = "no"
+uid = "document"
+created_at = {{ column = "day", type = "text", zone = "UTC" }}
+reason = {{ value = "GDPR Art. 17(1)(b)" }}
+requested_by = {{ value = "customer portal" }}
+requested_at = {{ column = "at", type = "text" }}
+""")
+    monkeypatch.setenv("VERA_SETTINGS", str(settings))
+    taken = vera("erasures", "import")
+    assert (taken.code, "Request r-1: done." in taken.text, "customer portal" in taken.text) == (0, True, True)
+    assert vera("get", "letter/0", "--created-at", DAY).code == 4
+    assert vera("erasures", "import").text == "There is nothing to do.\n"
 
 
 def test_readmitting(store: S3Store) -> None:

@@ -19,7 +19,6 @@ LIGHT = (
     "init",
     "probe",
     "erase",
-    "erasures",
     "readmit",
     "find",
     "hold",

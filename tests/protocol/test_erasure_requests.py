@@ -271,7 +271,7 @@ def test_a_month_is_a_calendar_month(start: str, end: str) -> None:
 
 
 REQUEST = request_body(
-    ErasureRequest("default", "r-1", "why", "ada", datetime(2026, 3, 2, tzinfo=UTC), draft("u", "v").targets)
+    ErasureRequest("default", "r-1", "why", "ada", "ada", datetime(2026, 3, 2, tzinfo=UTC), draft("u", "v").targets)
 )
 TIME = "2026-03-02T12:00:00Z"
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "locate": "Show where a uid lives: its slot.",
     "find": "Find files by their metadata.",
     "erase": "Erase files: take them from sight for good.",
-    "erasures": "List, approve, decline and run erasure requests.",
+    "erasures": "List, approve, decline, run and import erasure requests.",
     "readmit": "Let an erased uid be archived again.",
     "hold": "Keep files for a legal case, or let them go.",
     "retain": "Keep files longer than their retention class says.",

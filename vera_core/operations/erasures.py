@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from vera_core.erasures import ErasureRequest, request_body, same_person
+from vera_core.erasures import ErasureRequest, request_body
 from vera_core.errors import ConflictError, RestrictedError, UsageError, VeraError
 from vera_core.model import Lock, format_time
 from vera_core.operations.audited import audited
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What is asked for: of which tenant, under which id, why, which files, and when the person asked (None: now)."""
+    """What is asked for: of which tenant, under which id, why, which files, when (None: now), by whom ("": actor)."""
 
     tenant: str
     id: str
     reason: str
     targets: tuple[Target, ...]
     received: datetime | None = None
+    requested_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,11 @@ def run_due(repo: Repository, tenant: str, progress: Callable[[int], None] | Non
                 reports.append(run_request(repo, tenant, request_id, progress))
         except VeraError as error:
             findings.append(finding_of(error, repo.keys.request_prefix(tenant, request_id)))
+    return run_of(reports, findings, began)
+
+
+def run_of(reports: Sequence[ErasureReport], findings: Sequence[Finding], began: float) -> RunReport:
+    """What became of several requests, begun at `began` (by the monotonic clock)."""
     return RunReport(
         ok=not findings and all(report.ok for report in reports), requests=tuple(reports), findings=tuple(findings),
         erased=sum(_counted(report)[Outcome.ERASED] for report in reports),
@@ -149,9 +155,9 @@ def approve(repo: Repository, tenant: str, request_id: str) -> ErasureReport:
 
     def body(request: ErasureRequest) -> dict[str, Any] | None:
         _check_not_declined(request)
-        if same_person(who, request.requester):
+        if request.is_party(who):
             raise RestrictedError(
-                f"{who} asked for this erasure, and so can't approve it",
+                f"{who} asked for this erasure or brought it here, and so can't approve it",
                 todo="Somebody else must: each works under a name of their own (`actor` in the settings).",
                 request=request.id, tenant=tenant,
             )  # fmt: skip
@@ -189,8 +195,8 @@ def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
         (target.uid, routing.slot(draft.tenant, target.uid, target.created_at)): target for target in draft.targets
     }
     request = ErasureRequest(
-        tenant=draft.tenant, id=draft.id, reason=draft.reason, requester=repo.workplace.actor, received=received,
-        targets=tuple(targets.values()),
+        tenant=draft.tenant, id=draft.id, reason=draft.reason, requester=draft.requested_by or repo.workplace.actor,
+        recorder=repo.workplace.actor, received=received, targets=tuple(targets.values()),
     )  # fmt: skip
     request_body(request)
     return request

@@ -146,6 +146,47 @@ class LateColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureTable:
+    """A table or view that names files to erase, a row each; rows with the same `id` are one request.
+
+    `id` and `uid` name columns; `created_at` is needed where uids carry no trusted time. URL and tenant are as in
+    `SourceSettings`.
+
+    Raises:
+        SettingError: settings that contradict each other.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    table: str
+    id: str
+    uid: str
+    reason: Given
+    requested_by: Given
+    requested_at: TimeColumn
+    created_at: TimeColumn | None = None
+    url: str = field(default="", repr=False)
+    url_env: str = ""
+    schema_name: str = ""
+    tenant: Given = field(default_factory=lambda: Given(value=DEFAULT_TENANT))
+
+    def __post_init__(self) -> None:
+        _check_url(self.url, self.url_env)
+        tenants_of(self.tenant)
+        for what, given in (("reason", self.reason), ("requested_by", self.requested_by)):
+            if given.map or not (given.value or given.column):
+                raise SettingError(f"{what} needs a value or a column, and takes no map", todo="Give one of the two.")
+
+    def database_url(self) -> str:
+        """The URL to connect with. Secret: never print it.
+
+        Raises:
+            UsageError: the environment variable is not set.
+        """
+        return _resolved(self.url, self.url_env)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings:
     """A table or view as a source.
 
@@ -180,25 +221,8 @@ class SourceSettings:
     on_rejects: OnRejects = OnRejects.STOP
 
     def __post_init__(self) -> None:
-        if bool(self.url) == bool(self.url_env):
-            raise SettingError(
-                "not exactly one of url and url_env is given",
-                todo='Name the environment variable that holds the database URL: url_env = "INVOICES_URL".',
-            )
-        if has_password(self.url):
-            raise SettingError(
-                "url holds a password", todo="Put the URL into an environment variable and name that as url_env."
-            )
-        if self.tenant.column and not self.tenant.map:
-            raise SettingError(
-                "a tenant column needs a map that declares its tenants",
-                todo='For example: tenant = { column = "bank", map = { "0017" = "bank-one" } }.',
-            )
-        for tenant in self.tenants:
-            try:
-                check_name(tenant, "tenant")
-            except UsageError as error:
-                raise SettingError(error.what, todo=error.todo) from error
+        _check_url(self.url, self.url_env)
+        tenants_of(self.tenant)
         if self.media_type.map:
             raise SettingError("media_type takes no map", todo="Give a value or a column.")
         if self.lag_days < 1:
@@ -207,9 +231,7 @@ class SourceSettings:
     @property
     def tenants(self) -> tuple[str, ...]:
         """The declared tenants, in the order of the settings; the first one reports rows that belong to none."""
-        if self.tenant.column:
-            return tuple(dict.fromkeys(self.tenant.map.values()))
-        return (self.tenant.value or DEFAULT_TENANT,)
+        return tenants_of(self.tenant)
 
     def database_url(self) -> str:
         """The URL to connect with. Secret: never print it.
@@ -217,15 +239,51 @@ class SourceSettings:
         Raises:
             UsageError: the environment variable is not set.
         """
-        if not self.url_env:
-            return self.url
-        url = os.environ.get(self.url_env, "")
-        if not url:
-            raise UsageError(
-                f"the environment variable {self.url_env} is not set",
-                todo=f"Set {self.url_env} to the database URL, for example postgresql+psycopg2://user:password@host/name.",
-            )
+        return _resolved(self.url, self.url_env)
+
+
+def tenants_of(tenant: Given) -> tuple[str, ...]:
+    """The tenants that a setting declares, in its order.
+
+    Raises:
+        SettingError: a column without a map, or a name that is none.
+    """
+    if tenant.column and not tenant.map:
+        raise SettingError(
+            "a tenant column needs a map that declares its tenants",
+            todo='For example: tenant = { column = "bank", map = { "0017" = "bank-one" } }.',
+        )
+    names = tuple(dict.fromkeys(tenant.map.values())) if tenant.column else (tenant.value or DEFAULT_TENANT,)
+    for name in names:
+        try:
+            check_name(name, "tenant")
+        except UsageError as error:
+            raise SettingError(error.what, todo=error.todo) from error
+    return names
+
+
+def _check_url(url: str, url_env: str) -> None:
+    if bool(url) == bool(url_env):
+        raise SettingError(
+            "not exactly one of url and url_env is given",
+            todo='Name the environment variable that holds the database URL: url_env = "INVOICES_URL".',
+        )
+    if has_password(url):
+        raise SettingError(
+            "url holds a password", todo="Put the URL into an environment variable and name that as url_env."
+        )
+
+
+def _resolved(url: str, url_env: str) -> str:
+    if not url_env:
         return url
+    found = os.environ.get(url_env, "")
+    if not found:
+        raise UsageError(
+            f"the environment variable {url_env} is not set",
+            todo=f"Set {url_env} to the database URL, for example postgresql+psycopg2://user:password@host/name.",
+        )
+    return found
 
 
 def has_password(url: str) -> bool:

@@ -20,13 +20,13 @@ from vera_core.source.sql_rows import CLASS, LATE, MEDIA, METADATA, PLACE, ROW_K
 from vera_core.source.times import END_TEXT, FACTORS, FIRST_TEXT, MAX_MICROS, MIN_MICROS, TimeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import date
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.sql.elements import ColumnElement
 
-    from vera_core.source.mapping import SourceSettings
+    from vera_core.source.mapping import SourceSettings, TimeColumn
 
 BINARY_ORDER = {"postgresql": "C", "sqlite": "BINARY"}
 """The collation under which ISO 8601 texts sort by time."""
@@ -283,22 +283,38 @@ def check_columns(settings: SourceSettings, types: Mapping[str, Any], dialect: s
         s.uid, s.created_at.column, s.content.column, s.primary_key, s.size, s.media_type.column, s.tenant.column,
         s.retention_class.column, s.late.column if s.late else "", *s.metadata.values(),
     ]  # fmt: skip
+    check_present(s.table, named, types)
+    check_time("created_at", s.created_at, types, dialect)
+
+
+def check_present(table: str, named: Iterable[str], types: Mapping[str, Any]) -> None:
+    """Makes sure that the table has the columns that settings name; "" names none.
+
+    Raises:
+        UsageError: one is not there.
+    """
     for name in filter(None, named):
         if name not in types:
-            raise UsageError(
-                f"table {s.table} has no column {name!r}", todo=f"It has: {', '.join(types)}.", table=s.table
-            )
-    declared = s.created_at.type
+            raise UsageError(f"table {table} has no column {name!r}", todo=f"It has: {', '.join(types)}.", table=table)
+
+
+def check_time(setting: str, column: TimeColumn, types: Mapping[str, Any], dialect: str) -> None:
+    """Compares what a setting says of a time column with what the database says of it.
+
+    Raises:
+        UsageError: it is declared as what it is not.
+    """
+    declared = column.type
     if dialect == "sqlite" and declared in STAMPS:
         raise UsageError(
             f"SQLite has no {declared}; it keeps times as text or numbers",
-            todo='Declare created_at with type = "text" (and a zone if the texts have none) or an epoch type.',
-            table=s.table, column=s.created_at.column,
-        )  # fmt: skip
-    if dialect == "postgresql" and not _SUITS[declared](types[s.created_at.column]):
+            todo=f'Declare {setting} with type = "text" (and a zone if the texts have none) or an epoch type.',
+            column=column.column,
+        )
+    if dialect == "postgresql" and not _SUITS[declared](types[column.column]):
         raise UsageError(
-            f"created_at is declared {declared}, but the column's type is {types[s.created_at.column]}",
-            todo="Declare what it is: " + ", ".join(TimeType) + ".", table=s.table, column=s.created_at.column,
+            f"{setting} is declared {declared}, but the column's type is {types[column.column]}",
+            todo="Declare what it is: " + ", ".join(TimeType) + ".", column=column.column,
         )  # fmt: skip
 
 
@@ -318,9 +334,17 @@ def reflect(engine: Engine, settings: SourceSettings) -> tuple[dict[str, Any], s
     Raises:
         sqlalchemy.exc.NoSuchTableError: there is no such table or view.
     """
-    inspector = sa.inspect(engine)
-    schema = settings.schema_name or None
-    types = {str(column["name"]): column["type"] for column in inspector.get_columns(settings.table, schema=schema)}
-    keys = inspector.get_pk_constraint(settings.table, schema=schema)["constrained_columns"]
-    only = keys[0] if len(keys) == 1 else ""
+    types = column_types(engine, settings.table, settings.schema_name)
+    keys = sa.inspect(engine).get_pk_constraint(settings.table, schema=settings.schema_name or None)
+    only = keys["constrained_columns"][0] if len(keys["constrained_columns"]) == 1 else ""
     return types, settings.primary_key or ("" if only == settings.uid else only)
+
+
+def column_types(engine: Engine, table: str, schema_name: str) -> dict[str, Any]:
+    """The types of a table's or view's columns by name.
+
+    Raises:
+        sqlalchemy.exc.NoSuchTableError: there is no such table or view.
+    """
+    columns = sa.inspect(engine).get_columns(table, schema=schema_name or None)
+    return {str(column["name"]): column["type"] for column in columns}

@@ -17,6 +17,7 @@ from vera_core.errors import Kind, UsageError
 from vera_core.model import format_time
 from vera_core.operations.approval import require_approval
 from vera_core.operations.deadlines import survey_requests
+from vera_core.operations.erasure_imports import import_requests
 from vera_core.operations.erasure_reports import show_request
 from vera_core.operations.erasures import approve, decline, run_due, run_request
 from vera_core.operations.opening import open_repository
@@ -37,6 +38,7 @@ class _Action(StrEnum):
     APPROVE = "approve"
     DECLINE = "decline"
     RUN = "run"
+    IMPORT = "import"
     REQUIRE_APPROVAL = "require-approval"
 
 
@@ -46,7 +48,7 @@ NAMES_ONE = (_Action.SHOW, _Action.APPROVE, _Action.DECLINE)
 def command(
     action: Annotated[
         _Action,
-        typer.Argument(metavar="ACTION", help="list, show, approve, decline, run, require-approval."),
+        typer.Argument(metavar="ACTION", help="list, show, approve, decline, run, import, require-approval."),
     ] = _Action.LIST,
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="The request.", show_default=False)] = None,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why it is declined.")] = None,
@@ -55,7 +57,7 @@ def command(
     settings: SettingsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List, approve, decline and run erasure requests.
+    """List, approve, decline, run and import erasure requests.
 
     list: the requests with what is open and until when it must be done. A file must be out of sight within
     `erasure_hours` (48 by default) after the person asked, and within a month by law; what is overdue is an error and
@@ -69,6 +71,9 @@ def command(
     run: executes what may be executed and is not done, of all requests or of ID: approved ones, those that a crash cut
     off, and files that were refused, once their ground has ended. Run it every day.
 
+    import: takes the requests from the table that `erasure_table` in the settings describes, each id once, and executes
+    those that need no approval. The table is only read.
+
     require-approval: from now on erasures in this repository need an approval. There is no way back: whoever could turn
     it off alone would need nobody.
     """
@@ -80,6 +85,9 @@ def command(
     repo = open_repository(chosen)
     if action is _Action.LIST:
         code = _list(repo, chosen, as_json=as_json)
+    elif action is _Action.IMPORT:
+        with meter("Erasing", "files", quiet=as_json) as progress:
+            code = _ran(import_requests(repo, chosen.erasures_from(), chosen.tenant, progress), as_json=as_json)
     elif action is _Action.REQUIRE_APPROVAL:
         code = _require(repo, as_json=as_json)
     elif request_id is not None:
@@ -148,7 +156,7 @@ def _ran(report: RunReport, *, as_json: bool) -> int:
         for item in report.requests:
             show_erasure(item)
         if not report.requests:
-            say("Nothing is due.")
+            say("There is nothing to do.")
         show_findings(report.findings)
     if report.findings:
         return Kind.INTEGRITY.exit_code
@@ -172,6 +180,7 @@ vera erasures show art17-2026-0412
 vera erasures approve art17-2026-0412
 vera erasures decline art17-2026-0412 --reason "not the person's own data"
 vera erasures run
+vera erasures import
 """,
     codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.RESTRICTED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
 )
