@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.protocol.packing import DAY, opened
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from vera_core.format import ShardReader
     from vera_core.model import Origin, Slot
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef
     from vera_core.store.base import ObjectStore
+    from vera_core.store.memory import MemoryStore
 
 
 class Kept(NamedTuple):
@@ -30,6 +33,13 @@ class Kept(NamedTuple):
     media_type: str
     metadata: tuple[tuple[str, str], ...]
     retention_class: str
+
+
+def copied(store: MemoryStore) -> MemoryStore:
+    """A store with the same versions, which goes its own way from now on."""
+    other = copy.copy(store)
+    other._keys = {key: list(versions) for key, versions in store._keys.items()}
+    return other
 
 
 def erase(repo: Repository, *uids: str) -> None:
@@ -58,7 +68,16 @@ def append(repo: Repository, slot: Slot, body: dict[str, object]) -> None:
 
 def repack(repo: Repository, ratio: float = 0.0) -> RepackReport:
     """Repacks everything."""
-    return execute_repack(repo, plan_repack(repo, all_slots(repo), ratio=ratio))
+    report = execute_repack(repo, plan_repack(repo, all_slots(repo), ratio=ratio))
+    assert_no_longer_locked(report)
+    return report
+
+
+def assert_no_longer_locked(report: RepackReport) -> None:
+    """No new shard is locked longer than one that it replaces."""
+    for each in report.done:
+        longest = max(shard.locked_until for shard in each.replaced)
+        assert all(shard.locked_until <= longest for shard in each.shards)
 
 
 def living(repo: Repository) -> dict[tuple[Slot, str, Origin], Kept]:
@@ -68,16 +87,24 @@ def living(repo: Repository) -> dict[tuple[Slot, str, Origin], Kept]:
         state = repo.slot_log(slot).load()
         readers = ShardReaders(repo)
         for shard in state.live():
+            contents = contents_of(readers.reader(shard))
             for version in versions_in_order(readers, shard):
                 entry = version.entry
                 if not state.is_dead(version.origin):
-                    content = b"".join(readers.reader(shard).read_stream(entry))
+                    content = contents[entry.ordinal]
                     name = slot, entry.uid, version.origin
                     assert name not in found, "no version lives twice"
                     found[name] = Kept(
                         content, entry.created_at, entry.media_type, entry.metadata, shard.retention_class
                     )
     return found
+
+
+def contents_of(reader: ShardReader) -> dict[int, bytes]:
+    """All contents of a shard, by ordinal."""
+    if reader.streamed:
+        return {entry.ordinal: b"".join(reader.read_stream(entry)) for entry in reader.entries()}
+    return {entry.ordinal: content for entry, content in reader.read_all()}
 
 
 def live_shards(repo: Repository) -> list[ShardRef]:
@@ -95,7 +122,7 @@ def assert_gone_from_bytes(repo: Repository, needles: Iterable[bytes]) -> None:
             reader = readers.reader(shard)
             blocks = [repo.store.get(shard.key, version_id=shard.version_id).data]
             blocks += [reader.section_bytes(section) for section in reader.sections]
-            blocks += [b"".join(reader.read_stream(entry)) for entry in reader.entries()]
+            blocks += contents_of(reader).values()
             for block in blocks:
                 for needle in wanted:
                     assert needle not in block, (shard.key, needle)

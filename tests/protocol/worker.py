@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.protocol.erasing import draft
 from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
+from tests.protocol.repacking import repack
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.due import Migration
 from vera_core.operations.erasures import run_due, submit
@@ -59,7 +60,7 @@ def database_url(spool: Path) -> str:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Does a job on a store with the job's rules: packs the source's window, migrates it, mends, or erases."""
+    """Does a job on a store with the job's rules: packs the source's window, migrates it, mends, erases, repacks."""
     spool = Path(job["spool"])
     rules = [Rule(Action[rule["action"]], rule["kind"], rule["key"], rule.get("nth", 1)) for rule in job["rules"]]
     repo = opened(FaultyStore(S3Store(job["bucket"]), rules), spool, "worker")
@@ -69,6 +70,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         return {"erased": submit(repo, draft(*job["uids"], request=job["request"])).erased}
     if job["verb"] == "run due":
         return {"erased": run_due(repo, "default").erased}
+    if job["verb"] == "repack":
+        return {"left_out": repack(repo).left_out}
     source = MemorySource(some_files(job["files"]), name=job.get("name", "docs"))
     if job["verb"] == "pack":
         report = pack(repo, source)

@@ -35,6 +35,9 @@ COMMANDS = {
     "locks": "Show what is locked or held, until when.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
     "recover": "Save what can be saved of a damaged shard.",
+    "repack": "Leave erased files behind: write what lives of their shards into new ones.",
+    "optimize": "Merge the small shards that late files and small windows leave in a slot.",
+    "gc": "Delete shard versions that count no more, once their locks have ended.",
     "doctor": "Put right what a crash or a stranger left behind.",
     "epoch": "Show or set how many slots a day has.",
 }

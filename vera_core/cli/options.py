@@ -43,6 +43,7 @@ VersionOption = Annotated[
     str | None,
     typer.Option("--version", metavar="N", help="An older version, as `vera stat --versions` prints it: 3.17, or 3."),
 ]
+DayOption = Annotated[str | None, typer.Option("--day", metavar="DAY", help="Only this UTC day.")]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="DAY", help="The first UTC day, for example 2026-03-01.")
 ]

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vera_core.errors import ConflictError, IncompatibleError, IntegrityError, UsageError
+from vera_core.errors import UsageError
 from vera_core.operations.audited import audited
 from vera_core.operations.bundles import Bundle, bundled
+from vera_core.operations.commit import sealed_number
 from vera_core.operations.holdings import removable
 from vera_core.operations.inspector import inspector
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose, Rewriting, Rewritten
+from vera_core.operations.told import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from vera_core.errors import VeraError
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
+    from vera_core.slotlog import SlotLog
     from vera_core.slots import ShardRef, SlotState
 
 RATIO = 0.3
@@ -40,36 +41,35 @@ SHARDS_AUDITED = 1000
 class RepackLine:
     """What is to be repacked of one slot and retention class.
 
-    `files` are those of all its shards and `erased` how many of them are: their ratio decides. Of these shards, those
-    that hold an erased file are rewritten: `shards` of them, of `size` bytes.
+    `files` are those of all its shards, `erased` how many of them are, and `ratio` is the one among the other, which
+    decides. The shards that hold an erased file are rewritten: `shards` of them, of `size` bytes.
     """
 
     slot: Slot
     retention_class: str
     files: int
     erased: int
+    ratio: float
     shards: int
     size: int
     locked_until: datetime
-
-    @property
-    def ratio(self) -> float:
-        """Erased files among all, 0 to 1."""
-        return self.erased / self.files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepackPlan(Report):
     """What repacking would do, and why: slots and classes whose ratio of erased files is `ratio` or above.
 
-    `findings` are slots that could not be looked at.
+    `unsealed` are slots in which somebody repacked and did not live to seal; `findings` are about those that could not
+    be looked at.
     """
 
     ratio: float
     lines: tuple[RepackLine, ...] = ()
+    unsealed: tuple[Slot, ...] = ()
     findings: tuple[Finding, ...] = ()
     slots: int = figure("slots examined")
     due: int = figure("slots to repack")
+    rolled: int = figure("slots to roll forward")
     shards: int = figure("shards to rewrite", "objects")
     files: int = figure("files in them", "files")
     erased: int = figure("erased files in them", "files")
@@ -109,17 +109,22 @@ def plan_repack(
         raise UsageError(f"{ratio} is no ratio", todo="Give a number from 0 to 1: 0.3 for 30 %.")
     repo.refresh_config()
     lines: list[RepackLine] = []
+    unsealed: list[Slot] = []
     findings: list[Finding] = []
     count = 0
     for slot in slots:
         with told(findings, slot):
-            lines += _lines(repo.slot_log(slot).load(), ratio)
+            log = repo.slot_log(slot)
+            state = log.load()
+            lines += _lines(state, ratio)
+            unsealed += [slot] if is_unsealed_repack(log, state) else []
         count += 1
         if progress is not None:
             progress(count)
     return RepackPlan(
-        ok=not findings, ratio=ratio, lines=tuple(lines), findings=tuple(findings), slots=count,
-        due=len({line.slot for line in lines}), shards=sum(line.shards for line in lines),
+        ok=not findings, ratio=ratio, lines=tuple(lines), unsealed=tuple(unsealed), findings=tuple(findings),
+        slots=count, due=len({line.slot for line in lines}), rolled=len(unsealed),
+        shards=sum(line.shards for line in lines),
         files=sum(line.files for line in lines), erased=sum(line.erased for line in lines),
         size=sum(line.size for line in lines), seconds=time.monotonic() - began,
     )  # fmt: skip
@@ -138,7 +143,14 @@ def execute_repack(
     """
     purpose = Purpose("tombstones", partial(erased_bundles, ratio=plan.ratio), repo.config.compression)
     files = sum(line.files - line.erased for line in plan.lines)
-    return rewrite_slots(repo, purpose, sorted({line.slot for line in plan.lines}), files=files, progress=progress)
+    slots = sorted({*plan.unsealed, *(line.slot for line in plan.lines)})
+    return rewrite_slots(repo, purpose, slots, files=files, progress=progress)
+
+
+def is_unsealed_repack(log: SlotLog, state: SlotState) -> bool:
+    """Whether the slot has a repack after which nobody has said that everything is sealed."""
+    last = max((record.number for record in state.records if record.type == "repack"), default=0)
+    return last > 0 and last > sealed_number(log, state)
 
 
 def erased_bundles(state: SlotState, *, ratio: float) -> list[Bundle]:
@@ -209,32 +221,16 @@ def rewrite_slots(
     return report
 
 
-@contextmanager
-def told(findings: list[Finding], slot: Slot) -> Iterator[None]:
-    """Makes an error about a slot's own data a finding, and goes on with the next one."""
-    try:
-        yield
-    except (IntegrityError, ConflictError, IncompatibleError) as error:
-        findings.append(_finding(error, slot))
-
-
-def _finding(error: VeraError, slot: Slot) -> Finding:
-    where = error.where
-    return Finding(
-        what=error.what, key=where.get("key", str(slot)), version_id=where.get("version_id", ""),
-        uid=where.get("uid", ""), todo=error.todo,
-    )  # fmt: skip
-
-
 def _lines(state: SlotState, ratio: float) -> Iterator[RepackLine]:
     shards = by_class(state)
     bundles: defaultdict[str, list[Bundle]] = defaultdict(list)
     for bundle in erased_bundles(state, ratio=ratio):
         bundles[bundle.retention_class].append(bundle)
     for name, found in bundles.items():
+        files, erased = sum(shard.entries for shard in shards[name]), sum(bundle.erased for bundle in found)
         yield RepackLine(
-            slot=state.slot, retention_class=name, files=sum(shard.entries for shard in shards[name]),
-            erased=sum(bundle.erased for bundle in found), shards=sum(len(bundle.shards) for bundle in found),
+            slot=state.slot, retention_class=name, files=files, erased=erased, ratio=erased / files,
+            shards=sum(len(bundle.shards) for bundle in found),
             size=sum(bundle.size for bundle in found),
             locked_until=max(shard.lock.until for bundle in found for shard in bundle.shards),
         )  # fmt: skip

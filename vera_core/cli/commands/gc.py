@@ -1,0 +1,123 @@
+"""`vera gc`: deletes shard versions that count no more."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vera_core.cli.context import load_settings
+from vera_core.cli.options import (
+    AnyTenantOption,
+    DayOption,
+    DryRunOption,
+    FromOption,
+    JsonOption,
+    RepositoryOption,
+    SettingsOption,
+    ToOption,
+    command_app,
+)
+from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
+from vera_core.cli.progress import meter
+from vera_core.cli.rewriting import days_of
+from vera_core.cli.values import read_period
+from vera_core.errors import Kind
+from vera_core.operations.gc import GcLine, GcPlan, GcReport, execute_gc, plan_gc
+from vera_core.operations.opening import open_repository
+from vera_core.operations.report import as_json as jsonable
+from vera_core.operations.report import size_text
+from vera_core.operations.walk import all_slots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def command(
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="PERIOD", help="Days between condemning a version and deleting it.")
+    ] = "1d",
+    day: DayOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    tenant: AnyTenantOption = None,
+    dry_run: DryRunOption = False,
+    repository: RepositoryOption = None,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete shard versions that count no more, once their locks have ended.
+
+    These are garbage (uploads that no record names, which crashes leave behind) and shards that a repack replaced. A
+    version goes in two steps, so run this daily: first a record in the slot's log condemns it, and from then on no
+    other can bring it back; when the grace period is over, its log is read once more, and it is deleted by VersionId.
+
+    Nothing is deleted whose lock has not ended, that is under a legal hold, or that a record still names as live; what
+    was uploaded within a day may still be committed, and is left alone. What has to wait is listed with the time when
+    it can be deleted. Locks are never lifted, not even where the credentials would allow it.
+    """
+    days = days_of(day, first, last)
+    period = timedelta(days=read_period(grace))
+    repo = open_repository(load_settings(settings, repository=repository))
+    slots = all_slots(repo, tenant=tenant, first=days.first, last=days.last)
+    with meter("Examining", "slots", quiet=as_json) as progress:
+        plan = plan_gc(repo, slots, grace=period, progress=progress)
+    if not as_json:
+        _show_plan(plan)
+    report = None
+    if not dry_run:
+        with meter("Collecting", "versions", quiet=as_json) as progress:
+            report = execute_gc(repo, plan, progress=progress)
+    if as_json:
+        emit({"ok": (report or plan).ok, "plan": jsonable(plan), "done": jsonable(report)})
+    elif report is not None:
+        _show_report(plan, report)
+    if not (report or plan).ok:
+        raise typer.Exit(Kind.INTEGRITY.exit_code)
+
+
+def _show_plan(plan: GcPlan) -> None:
+    show_figures(plan)
+    if plan.lines:
+        _show_lines(plan.lines)
+    show_findings(plan.findings)
+
+
+def _show_lines(lines: Iterable[GcLine]) -> None:
+    """Versions that have the same next step, for the same reason, on the same day, in one line."""
+    groups: defaultdict[tuple[str, str, str, str], list[GcLine]] = defaultdict(list)
+    for line in lines:
+        due = "" if line.due is None else line.due.date().isoformat()
+        groups[(line.sort.value, line.step.value, line.why, due)].append(line)
+    rows = [
+        (sort, step, f"{len(found):,}", size_text(sum(line.size for line in found)), due or "not known", why)
+        for (sort, step, why, due), found in sorted(groups.items())
+    ]
+    header = ("what", "next", "versions", "stored", "can be deleted", "because it is")
+    show_table(header, rows, right=frozenset({2, 3}))
+
+
+def _show_report(plan: GcPlan, report: GcReport) -> None:
+    if not plan.condemn and not plan.delete:
+        say("Nothing to do now.")
+        return
+    say("Done:")
+    show_figures(report)
+    if report.kept:
+        say("Kept after all:")
+        _show_lines(report.kept)
+    show_findings(report.findings[len(plan.findings) :])
+
+
+app = command_app(
+    command,
+    examples="""
+vera gc --dry-run
+vera gc
+vera gc --grace 7d --tenant clinic
+vera gc --dry-run --json | jq '.plan.lines[] | {key, step, due}'
+""",
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.UNAVAILABLE, Kind.INCOMPATIBLE),
+)

@@ -1,0 +1,314 @@
+"""`vera gc`: deletes shard versions that count no more: garbage, and superseded shards whose lock has ended.
+
+First a version is condemned in its slot's log, so that no record brings it back; after a grace period it is deleted by
+VersionId, once the log was read again (docs/protocol.md, "Garbage").
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from vera_core.errors import RestrictedError, UsageError
+from vera_core.keyspace import KeyKind
+from vera_core.model import Lock, parse_time
+from vera_core.operations.audited import audited
+from vera_core.operations.commit import sealed_number, settle
+from vera_core.operations.cost import S3_STANDARD_IA, monthly
+from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.repository import SHORT_LOCK
+from vera_core.operations.told import told
+from vera_core.slotrecords import apply
+from vera_core.slots import SlotState
+from vera_core.store.base import MissingObjectError
+from vera_core.store.chain import LostAppendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from vera_core.model import Slot
+    from vera_core.operations.repository import Repository
+    from vera_core.slotlog import SlotLog
+    from vera_core.store.base import VersionInfo
+
+GRACE = timedelta(days=1)
+"""Between condemning and deleting: longer than any reader trusts what it knows of a slot, or a link is valid."""
+LEAST_GRACE = timedelta(hours=1)
+VERSIONS_AUDITED = 1000
+CONDEMNED_AT_ONCE = 10_000
+"""Versions that one record names."""
+APPENDS = 64
+ENDING = "repack", "retain", "dispose", "condemn"
+"""Types of records after which a version may be condemned and not live."""
+
+
+class Sort(StrEnum):
+    """Why a version does not count."""
+
+    GARBAGE = "garbage"
+    SUPERSEDED = "superseded"
+
+
+class Step(StrEnum):
+    """What is to be done next with a version."""
+
+    CONDEMN = "condemn"
+    DELETE = "delete"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcLine:
+    """A shard version that does not count: its bytes, what is next, since when it is condemned, and why it must wait.
+
+    `due` is when it can be deleted, as far as can be known now; None where a legal hold has no end.
+    """
+
+    slot: Slot
+    key: str
+    version_id: str
+    size: int
+    sort: Sort
+    step: Step
+    due: datetime | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcPlan(Report):
+    """What a collection would do now: each version that does not count, with its next step."""
+
+    grace: timedelta
+    lines: tuple[GcLine, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    slots: int = figure("slots examined")
+    condemn: int = figure("versions to condemn", "objects")
+    delete: int = figure("versions to delete", "objects")
+    delete_bytes: int = figure("to delete", "bytes")
+    saved: float = figure("deleting saves", "USD/month")
+    waiting: int = figure("versions that must wait", "objects")
+    waiting_bytes: int = figure("that must wait", "bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcReport(Report):
+    """What a collection did. `kept` are versions that could not be deleted after all, and why."""
+
+    findings: tuple[Finding, ...] = ()
+    kept: tuple[GcLine, ...] = ()
+    condemned: int = figure("versions condemned", "objects")
+    deleted: int = figure("versions deleted", "objects")
+    deleted_bytes: int = figure("deleted", "bytes")
+    saved: float = figure("saved", "USD/month")
+
+
+def plan_gc(
+    repo: Repository,
+    slots: Iterable[Slot],
+    *,
+    grace: timedelta = GRACE,
+    progress: Callable[[int], None] | None = None,
+) -> GcPlan:
+    """Finds what does not count in these slots; changes nothing. `progress` gets the number of slots examined.
+
+    Raises:
+        UsageError: the grace period is shorter than an hour: readers could still use what is deleted then.
+    """
+    began = time.monotonic()
+    if grace < LEAST_GRACE:
+        raise UsageError(f"a grace period of {grace} is too short", todo="Give an hour or more.")
+    repo.refresh_config()
+    lines: list[GcLine] = []
+    findings: list[Finding] = []
+    count = 0
+    for slot in slots:
+        with told(findings, slot):
+            lines += _lines(repo, slot, grace)
+        count += 1
+        if progress is not None:
+            progress(count)
+    delete = [line for line in lines if line.step is Step.DELETE]
+    waiting = [line for line in lines if line.step is Step.WAIT]
+    return GcPlan(
+        ok=not findings, grace=grace, lines=tuple(lines), findings=tuple(findings), slots=count,
+        condemn=sum(line.step is Step.CONDEMN for line in lines), delete=len(delete), delete_bytes=_size(delete),
+        saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None] | None = None) -> GcReport:
+    """Condemns and deletes what the plan names, as far as the logs, read again, still allow; safe to run again.
+
+    `progress` gets the number of versions done.
+
+    Raises:
+        UnavailableError: the store can't be reached; run it again.
+        IncompatibleError: the repository no longer takes writes from this version.
+    """
+    began = time.monotonic()
+    by_slot: defaultdict[Slot, list[GcLine]] = defaultdict(list)
+    for line in plan.lines:
+        if line.step is not Step.WAIT:
+            by_slot[line.slot].append(line)
+    if not by_slot:
+        return GcReport(ok=plan.ok, findings=plan.findings, seconds=time.monotonic() - began)
+    repo.writable_config()
+    findings = list(plan.findings)
+    deleted: list[GcLine] = []
+    kept: list[GcLine] = []
+    condemned = done = 0
+    acting = [line for lines in by_slot.values() for line in lines]
+    subject = {
+        "slots": len(by_slot),
+        "condemn": plan.condemn,
+        "delete": [[line.key, line.version_id] for line in acting if line.step is Step.DELETE][:VERSIONS_AUDITED],
+    }
+    with audited(repo, "gc", subject) as outcome:
+        for slot, lines in by_slot.items():
+            with told(findings, slot):
+                condemned += _condemn(repo, slot, [line for line in lines if line.step is Step.CONDEMN])
+                for line in _delete(repo, slot, [line for line in lines if line.step is Step.DELETE], plan.grace):
+                    (deleted if line.step is Step.DELETE else kept).append(line)
+            done += len(lines)
+            if progress is not None:
+                progress(done)
+        outcome |= {
+            "condemned": condemned,
+            "deleted": len(deleted),
+            "versions": [[line.key, line.version_id] for line in deleted][:VERSIONS_AUDITED],
+        }
+    return GcReport(
+        ok=not findings, findings=tuple(findings), kept=tuple(kept), condemned=condemned, deleted=len(deleted),
+        deleted_bytes=_size(deleted), saved=_cost(deleted), seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _lines(repo: Repository, slot: Slot, grace: timedelta) -> list[GcLine]:
+    """What does not count in a slot."""
+    state = repo.slot_log(slot).load()
+    since = condemned_since(state)
+    live = {(shard.key, shard.version_id) for shard in state.live()}
+    found = []
+    for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
+        is_shard = repo.keys.parse(info.key).kind is KeyKind.SHARD and not info.is_delete_marker
+        if is_shard and (info.key, info.version_id) not in live:
+            found.append(_judge(repo, state, info, since.get((info.key, info.version_id)), grace))
+    return found
+
+
+def condemned_since(state: SlotState) -> dict[tuple[str, str], datetime]:
+    """When each condemned (key, VersionId) that is not live was both for the first time, by the store's clock.
+
+    Whatever was condemned while it was live has its grace period from when it was superseded.
+    """
+    past = SlotState(state.slot)
+    since: dict[tuple[str, str], datetime] = {}
+    for record in state.records:
+        apply(past, record)
+        if record.type in ENDING:
+            live = {(shard.key, shard.version_id) for shard in past.live()}
+            moment = parse_time(record.body["time"])
+            for name in past.condemned - live:
+                since.setdefault(name, moment)
+    return since
+
+
+def _judge(repo: Repository, state: SlotState, info: VersionInfo, since: datetime | None, grace: timedelta) -> GcLine:
+    """The next step of a version that is not live."""
+    now = repo.clock.now()
+    superseded = any((shard.key, shard.version_id) == (info.key, info.version_id) for shard in state.superseded)
+    lock = repo.store.get_lock(info.key, info.version_id) if repo.config.locked else None
+    end = now if lock is None else lock.until
+    line = GcLine(
+        slot=state.slot, key=info.key, version_id=info.version_id, size=info.size,
+        sort=Sort.SUPERSEDED if superseded else Sort.GARBAGE, step=Step.WAIT, due=None,
+    )  # fmt: skip
+    # Of a hold that no log tells of only the store knows, which refuses then.
+    if any(record.type == "hold" for record in state.records) and repo.store.get_hold(info.key, info.version_id):
+        return replace(line, why="under a legal hold")
+    if since is not None:
+        due = max(end, since + grace)
+        why = "locked" if due == end and end > now else "condemned, in its grace period"
+        return replace(line, due=due, why=why) if due > now else replace(line, due=due, step=Step.DELETE)
+    # Garbage of today may be what a packer is about to commit.
+    young = now if superseded else info.last_modified + SHORT_LOCK
+    begin = max(end, young)
+    if begin > now:
+        return replace(line, due=begin + grace, why="locked" if end == begin else "uploaded within a day")
+    return replace(line, due=now + grace, step=Step.CONDEMN)
+
+
+def _condemn(repo: Repository, slot: Slot, lines: Sequence[GcLine]) -> int:
+    """Condemns versions that still don't count; returns how many."""
+    if not lines:
+        return 0
+    log = repo.slot_log(slot)
+    state = log.load()
+    sealed = sealed_number(log, state)
+    wanted = [(line.key, line.version_id) for line in lines]
+    done = 0
+    for _ in range(APPENDS):
+        live = {(shard.key, shard.version_id) for shard in state.live()}
+        names = [name for name in wanted if name not in live and name not in state.condemned]
+        if not names:
+            break
+        done += _append_condemn(repo, log, state, names[:CONDEMNED_AT_ONCE])
+    settle(repo, log, state, sealed)
+    return done
+
+
+def _append_condemn(repo: Repository, log: SlotLog, state: SlotState, names: Sequence[tuple[str, str]]) -> int:
+    """Appends a record; 0 where another came first, which `state` knows then."""
+    now = repo.clock.now()
+    until = repo.record_until(state.longest_lock() or now)
+    body = {"type": "condemn", "versions": [{"key": key, "version_id": version_id} for key, version_id in names]}
+    try:
+        log.append(state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now)
+    except LostAppendError:
+        log.refresh(state)
+        return 0
+    return len(names)
+
+
+def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timedelta) -> list[GcLine]:
+    """Deletes versions that may still be deleted; returns what became of each: deleted, or why it was kept."""
+    if not lines:
+        return []
+    log = repo.slot_log(slot)
+    state = log.load()
+    condemned = condemned_since(state)
+    done: list[GcLine] = []
+    for line in lines:
+        if log.refresh(state):
+            condemned = condemned_since(state)
+        name = line.key, line.version_id
+        since = condemned.get(name)
+        live = any((shard.key, shard.version_id) == name for shard in state.live())
+        if since is None or live:
+            done.append(replace(line, step=Step.WAIT, due=None, why="it counts again"))
+            continue
+        try:
+            info = repo.store.head(line.key, version_id=line.version_id)
+            judged = _judge(repo, state, info, since, grace)
+            if judged.step is Step.DELETE:
+                repo.store.delete(line.key, version_id=line.version_id)
+            done.append(judged)
+        except MissingObjectError:
+            # Somebody else was quicker.
+            continue
+        except RestrictedError as refused:
+            done.append(replace(line, step=Step.WAIT, due=None, why=f"the store refuses: {refused.what}"))
+    return done
+
+
+def _size(lines: Iterable[GcLine]) -> int:
+    return sum(line.size for line in lines)
+
+
+def _cost(lines: Sequence[GcLine]) -> float:
+    return monthly(S3_STANDARD_IA, objects=len(lines), stored_bytes=_size(lines))
