@@ -135,8 +135,8 @@ def test_dictionaries_decode_what_was_loaded(source: DirectorySource, rows: RowB
 def test_dictionaries_are_trained_on_the_whole_first_batch(
     source: DirectorySource, rows: RowBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only on the piece of it that is worked on at once: 2 MiB, which may be few files."""
-    monkeypatch.setattr("vera_core.operations.load.BATCH_BYTES", 1000)
+    """Not only on as much as is loaded at once later, which may be few files."""
+    monkeypatch.setattr("vera_core.operations.load.LOADED_BYTES", 1000)
     with loader(source, 0, THREADS) as load:
         assert next(load([rows], 100_000)).trained.dictionaries
 

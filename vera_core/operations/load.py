@@ -9,7 +9,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 512
 TRAINING_ROWS = 1024
 """Rows of the first batch of a part, from which its dictionaries are trained."""
-BATCH_BYTES = 2 << 20
-"""Contents are worked on in pieces of so many bytes: the interpreter lock is given up once for each."""
 LOADED_BYTES = 4 << 20
 """A batch of rows is handed on in pieces of so many content bytes, so that sizes nobody declared stay bounded."""
 TRAINING_BYTES = 16 << 20
@@ -130,7 +128,8 @@ class ThreadedLoading:
     def _load(self, batch: RowBatch, work: PartWork, files: int) -> Loaded:
         if not files:
             return load(self._source, batch, work.encode)
-        return replace(load(self._source, batch, work.encode, at_once=TRAINING_BYTES), trained=work.trained)
+        encoded, special = worked_on(self._source.fetch(batch.rows()), batch.media_types, work.encode, TRAINING_BYTES)
+        return Loaded(batch.slice(0, len(encoded)), encoded, special, work.trained)
 
 
 def load_part(batches: Iterable[RowBatch], start: Start, files: int) -> Generator[Loaded]:
@@ -177,46 +176,36 @@ def load_with(source: Source, batches: Iterable[RowBatch], work: Work, *, thread
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def load(source: Source, batch: RowBatch, work: Work, *, at_once: int = 0) -> Loaded:
-    """Loads a batch, or as much of its beginning as `worked_on` does (at least one row)."""
-    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work, at_once=at_once)
+def load(source: Source, batch: RowBatch, work: Work) -> Loaded:
+    """Loads a batch, or as much of its beginning as `LOADED_BYTES` allows (at least one row)."""
+    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work, LOADED_BYTES)
     return Loaded(batch.slice(0, len(encoded)), encoded, special)
 
 
 def worked_on(
-    fetched: Iterable[Fetched], media_types: Sequence[str], work: Work, *, at_once: int = 0
+    fetched: Iterable[Fetched], media_types: Sequence[str], work: Work, most: int
 ) -> tuple[EncodedBatch, dict[int, BigContent | Unreadable]]:
-    """The first contents, up to the one that reaches `LOADED_BYTES` in all, and what is none, by place.
-
-    The work is done on pieces of `BATCH_BYTES`, or on all contents at once, up to the one that reaches `at_once` bytes.
-    """
-    most, piece = at_once or LOADED_BYTES, at_once or BATCH_BYTES
+    """The first contents, up to the one that reaches `most` bytes in all, and what is none, by place."""
     special: dict[int, BigContent | Unreadable] = {}
-    done: list[tuple[list[int], EncodedBatch]] = []
     places: list[int] = []
     contents: list[bytes] = []
-    waiting = total = count = 0
-
-    def finish() -> None:
-        if contents:
-            done.append((places, work(contents, [media_types[place] for place in places])))
-
+    total = count = 0
     for place, item in enumerate(fetched):
         count += 1
-        if not isinstance(item, bytes):
+        if isinstance(item, bytes):
+            places.append(place)
+            contents.append(item)
+            total += len(item)
+            if total >= most:
+                break
+        else:
             special[place] = item
-            continue
-        places.append(place)
-        contents.append(item)
-        waiting += len(item)
-        total += len(item)
-        if waiting >= piece:
-            finish()
-            places, contents, waiting = [], [], 0
-        if total >= most:
-            break
-    finish()
-    return _scattered(done, count), special
+    if not special:
+        return work(contents, media_types[:count]), special
+    encoded = work(contents, [media_types[place] for place in places])
+    facts = np.zeros(count, FACTS)
+    facts[places] = encoded.facts
+    return EncodedBatch(facts, encoded.stored), special
 
 
 def stream_digest(content: BigContent) -> bytes:
@@ -253,13 +242,3 @@ def _cut(batches: Iterable[RowBatch]) -> Iterator[RowBatch]:
             end = min(begin + most, full, len(batch))
             yield batch.slice(begin, end)
             begin, most, most_bytes = end, BATCH_ROWS, LOADED_BYTES
-
-
-def _scattered(done: Sequence[tuple[list[int], EncodedBatch]], count: int) -> EncodedBatch:
-    """Pieces of work as one batch of `count`, empty where no piece has a content."""
-    if len(done) == 1 and len(done[0][1]) == count:
-        return done[0][1]
-    facts = np.zeros(count, FACTS)
-    for places, piece in done:
-        facts[places] = piece.facts
-    return EncodedBatch(facts, b"".join([piece.stored for _, piece in done]))

@@ -24,6 +24,7 @@ from vera_core.encoding import FACTS, EncodedBatch, Trained
 from vera_core.model import Policy
 from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess, Part, serve
 from vera_core.operations.load import (
+    LOADED_BYTES,
     TRAINING_BYTES,
     Loaded,
     PartWork,
@@ -255,9 +256,8 @@ def main(settings: str) -> None:
             work.use(call.trained)
             return None
         fetched = files.fetch_many(list(zip(call.paths, call.sizes, strict=True)))
-        encoded, special = worked_on(
-            fetched, call.media_types, work.encode, at_once=TRAINING_BYTES if call.files else 0
-        )
+        most = TRAINING_BYTES if call.files else LOADED_BYTES
+        encoded, special = worked_on(fetched, call.media_types, work.encode, most)
         seen = {place: None if isinstance(item, BigContent) else item for place, item in special.items()}
         return pack_answer(Answer(encoded, seen, work.trained if call.files else Trained()))
 

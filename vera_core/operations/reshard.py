@@ -24,7 +24,7 @@ from vera_core.format.groups import CODECS
 from vera_core.format.source import Naming
 from vera_core.operations.commit import LocalShard
 from vera_core.operations.living import LEAST_ROWS, Shelf, merged
-from vera_core.operations.load import BATCH_BYTES
+from vera_core.operations.load import LOADED_BYTES
 from vera_core.slots import FILTER_ENTRIES
 from vera_core.training import train_dictionaries
 
@@ -224,7 +224,7 @@ class _Filling:
         """How many of these versions to take next: such as are worked on at once, and fit."""
         most = min(LEAST_ROWS, self.aim.rows - (0 if self.writer is None else self.writer.entries))
         sizes = np.cumsum(living.rows["size"][:most].astype(np.int64))
-        return max(1, int(np.searchsorted(sizes, BATCH_BYTES, "right")))
+        return max(1, int(np.searchsorted(sizes, LOADED_BYTES, "right")))
 
     def take(self, piece: Living) -> int:
         """Appends versions; returns the bytes that their contents take."""
