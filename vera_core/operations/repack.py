@@ -42,7 +42,8 @@ class RepackLine:
     """What is to be repacked of one slot and retention class.
 
     `files` are those of all its shards, `erased` how many of them are, and `ratio` is the one among the other, which
-    decides. The shards that hold an erased file are rewritten: `shards` of them, of `size` bytes.
+    decides. The shards that hold an erased file are rewritten: `shards` of them, of `size` bytes, from which `moving`
+    files move.
     """
 
     slot: Slot
@@ -52,6 +53,7 @@ class RepackLine:
     ratio: float
     shards: int
     size: int
+    moving: int
     locked_until: datetime
 
 
@@ -71,8 +73,8 @@ class RepackPlan(Report):
     due: int = figure("slots to repack")
     rolled: int = figure("slots to roll forward")
     shards: int = figure("shards to rewrite", "objects")
-    files: int = figure("files in them", "files")
-    erased: int = figure("erased files in them", "files")
+    moving: int = figure("files to move", "files")
+    erased: int = figure("erased files to leave behind", "files")
     size: int = figure("bytes to rewrite", "bytes")
 
 
@@ -125,7 +127,7 @@ def plan_repack(
         ok=not findings, ratio=ratio, lines=tuple(lines), unsealed=tuple(unsealed), findings=tuple(findings),
         slots=count, due=len({line.slot for line in lines}), rolled=len(unsealed),
         shards=sum(line.shards for line in lines),
-        files=sum(line.files for line in lines), erased=sum(line.erased for line in lines),
+        moving=sum(line.moving for line in lines), erased=sum(line.erased for line in lines),
         size=sum(line.size for line in lines), seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -142,9 +144,8 @@ def execute_repack(
         IncompatibleError: the repository no longer takes writes from this version.
     """
     purpose = Purpose("tombstones", partial(erased_bundles, ratio=plan.ratio), repo.config.compression)
-    files = sum(line.files - line.erased for line in plan.lines)
     slots = sorted({*plan.unsealed, *(line.slot for line in plan.lines)})
-    return rewrite_slots(repo, purpose, slots, files=files, progress=progress)
+    return rewrite_slots(repo, purpose, slots, files=plan.moving, progress=progress)
 
 
 def is_unsealed_repack(log: SlotLog, state: SlotState) -> bool:
@@ -231,7 +232,7 @@ def _lines(state: SlotState, ratio: float) -> Iterator[RepackLine]:
         yield RepackLine(
             slot=state.slot, retention_class=name, files=files, erased=erased, ratio=erased / files,
             shards=sum(len(bundle.shards) for bundle in found),
-            size=sum(bundle.size for bundle in found),
+            size=sum(bundle.size for bundle in found), moving=sum(bundle.entries for bundle in found) - erased,
             locked_until=max(shard.lock.until for bundle in found for shard in bundle.shards),
         )  # fmt: skip
 
