@@ -36,8 +36,9 @@ from vera_assets.sources import MigratedSource
 from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.due import Migration, packed_record, stuck_windows
 from vera_core.operations.migrate import verify_packed
+from vera_core.operations.proving import INTEGRITY, WORM_LOCK, CheckResult
 from vera_core.operations.verdicts import WindowReport
-from vera_core.operations.verify import INTEGRITY, RECONCILIATION, WORM_LOCK, CheckResult
+from vera_core.operations.verify import RECONCILIATION
 from vera_core.store.probe import hygiene
 
 DESCRIPTIONS: Mapping[str, str] = {

@@ -10,32 +10,27 @@ as does one that is damaged, hidden or of another format.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import PreconditionError, RestrictedError
-from vera_core.model import Lock, LockMode
+from vera_core.errors import PreconditionError
 from vera_core.slotrecords import apply, check_next
 from vera_core.slots import MALFORMED, SlotState
 from vera_core.store.base import ABSENT, Condition, MissingObjectError
 from vera_core.store.chain import ChainedLog, Head, canonical
+from vera_core.store.marked import is_marked, put_marked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from vera_core.keyspace import Keyspace
-    from vera_core.model import Slot
+    from vera_core.model import Lock, Slot
     from vera_core.store.base import Blob, ObjectStore
     from vera_core.store.chain import Finding, LogOptions, Record
 
 SIDECAR_FORMAT = 1
 SIDECAR_ATTEMPTS = 20
-SIDECAR_LOCK = timedelta(minutes=1)
-"""Long enough to mark a version as a writer's own; it counts for good, so that the lock may end."""
 
 
 def encode_sidecar(state: SlotState) -> bytes:
@@ -173,7 +168,7 @@ class SlotLog:
     def _usable(self, blob: Blob | None) -> SlotState | None:
         if blob is None:
             return None
-        if self.options.locked and blob.lock is None and self.store.get_lock(blob.key, blob.version_id) is None:
+        if self.options.locked and not is_marked(self.store, blob):
             return None
         return decode_sidecar(self.slot, blob.data)
 
@@ -181,22 +176,12 @@ class SlotLog:
         """Puts `data` in the place of exactly `old`, unless that is the same and usable; whether it had to."""
         if old is not None and old.data == data and self._usable(old) is not None:
             return False
-        key = self.keys.sidecar(self.slot)
-        condition = ABSENT if old is None else Condition(old.etag)
-        lock = Lock(LockMode.GOVERNANCE, now + SIDECAR_LOCK) if self.options.locked else None
-        stored = self.store.put(key, data, condition=condition, lock=lock, content_type="application/json")
-        self._remove_older(key, stored.version_id)
+        put_marked(
+            self.store, self.keys.sidecar(self.slot), data,
+            condition=ABSENT if old is None else Condition(old.etag),
+            marked_at=now if self.options.locked else None,
+        )  # fmt: skip
         return True
-
-    def _remove_older(self, key: str, newest: str) -> None:
-        """Removes the versions that a new one replaced: kept ones would be one more object for every record."""
-        infos = [info for info in self.store.list_versions(key) if info.key == key]
-        for info in dropwhile(lambda info: info.version_id != newest, infos):
-            if info.version_id == newest:
-                continue
-            with suppress(RestrictedError):
-                # Locked for some more seconds: goes with the next one.
-                self.store.delete(key, version_id=info.version_id)
 
     def before(self, state: SlotState, number: int) -> SlotState:
         """The state as it was before record `number`; `state` must come from the whole log."""

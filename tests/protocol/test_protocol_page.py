@@ -21,10 +21,11 @@ from vera_core.keyspace import KeyKind
 from vera_core.model import Slot
 from vera_core.operations.erasures import submit
 from vera_core.operations.repository import SHORT_LOCK, Workplace
-from vera_core.slotlog import SIDECAR_FORMAT, SIDECAR_LOCK, encode_sidecar
+from vera_core.slotlog import SIDECAR_FORMAT, encode_sidecar
 from vera_core.slots import SlotState
 from vera_core.store.base import SINGLE_PUT_LIMIT
 from vera_core.store.chain import MAX_RECORD_BYTES, PUT_ATTEMPTS, Record, canonical, decode_record
+from vera_core.store.marked import MARK
 
 if TYPE_CHECKING:
     from vera_core.store.memory import MemoryStore
@@ -65,7 +66,7 @@ def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp
         f"Up to {SINGLE_PUT_LIMIT >> 20} MiB by one PUT",
         f"one suffix range ({SUFFIX >> 10} KiB",
         {1: "locked for one day"}[SHORT_LOCK.days],
-        {60: "a lock of one minute"}[SIDECAR_LOCK.seconds],
+        {60: "a lock of one minute"}[MARK.seconds],
         f"`format` ({SIDECAR_FORMAT})",
         f"at most {slots.FILTER_ENTRIES} entries",
         {5.0: "current for five seconds"}[Workplace("a", Path()).freshness_seconds],

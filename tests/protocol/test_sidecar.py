@@ -28,10 +28,11 @@ from tests.protocol.slots_support import (
 )
 from vera_core.errors import IncompatibleError, IntegrityError, VeraError
 from vera_core.model import Lock, LockMode, Origin
-from vera_core.slotlog import SIDECAR_LOCK, decode_sidecar, encode_sidecar
+from vera_core.slotlog import decode_sidecar, encode_sidecar
 from vera_core.slots import SlotState
 from vera_core.store.chain import LogOptions, LostAppendError, canonical
 from vera_core.store.faulty import Action, FaultyStore, Rule
+from vera_core.store.marked import MARK
 from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def test_old_versions_do_not_pile_up(store: ObjectStore) -> None:
     for body in HISTORY:
         put(log, state, body)
         # Locks of a second: a replaced version goes as soon as its lock has ended.
-        log.write_sidecar(state, datetime.now(UTC) - SIDECAR_LOCK + timedelta(seconds=1))
+        log.write_sidecar(state, datetime.now(UTC) - MARK + timedelta(seconds=1))
         time.sleep(2.2)
     assert len([info for info in store.list_versions(KEY) if info.key == KEY]) == 1
 

@@ -27,8 +27,9 @@ from vera_core.keyspace import KeyKind, number_text
 from vera_core.model import Lock, LockMode
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
+from vera_core.operations.proving import INTEGRITY, WORM_LOCK
 from vera_core.operations.retrieve import Retriever
-from vera_core.operations.verify import INTEGRITY, WORM_LOCK, verify_slots, verify_window
+from vera_core.operations.verify import verify_slots, verify_window
 from vera_core.operations.walk import all_slots
 from vera_core.store.memory import MemoryStore
 

@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.format import FileSource, ShardReader
-from vera_core.model import Lock, day_text, format_time
-from vera_core.operations.commit import satisfies
+from vera_core.model import day_text
 from vera_core.operations.freeze import load_frozen
 from vera_core.operations.holdings import holdings
 from vera_core.operations.lookup import origin_of
 from vera_core.operations.pace import at_pace
+from vera_core.operations.proving import (
+    INTEGRITY,
+    REPAIR,
+    WORM_LOCK,
+    Check,
+    CheckResult,
+    about,
+    finding_of,
+    lock_trouble,
+    log_lock_trouble,
+    shard_trouble,
+)
 from vera_core.operations.reconcile import Accounts, Archived, reconcile_part
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.store.base import MissingObjectError
@@ -26,52 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from vera_core.errors import VeraError
-    from vera_core.model import Entry, Slot
+    from vera_core.model import Entry, Lock, Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, ShardRef, SlotState
     from vera_core.source.base import Source, Window
 
-INTEGRITY = "integrity"
-WORM_LOCK = "worm_lock"
 RECONCILIATION = "reconciliation"
-FINDINGS_SHOWN = 1000
-REPAIR = "Pack its window again from the source, or restore it from a replica of the bucket."
-
-
-@dataclass(slots=True)
-class _Check:
-    """A check while it runs."""
-
-    name: str
-    checked: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    failed: int = 0
-
-    def take(self, checked: int, findings: Iterable[Finding]) -> None:
-        """Counts things looked at, and what was found."""
-        self.checked += checked
-        for finding in findings:
-            self.failed += 1
-            if len(self.findings) < FINDINGS_SHOWN:
-                self.findings.append(finding)
-
-    def result(self) -> CheckResult:
-        return CheckResult(
-            name=self.name, ok=not self.failed, checked=self.checked, failed=self.failed, findings=tuple(self.findings)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """One check: what it is called, how many things it looked at, and what it found (the first 1,000)."""
-
-    name: str
-    ok: bool
-    checked: int
-    failed: int
-    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +67,9 @@ class VerifyReport(Report):
 class _Tally:
     """The three checks and the sums over them."""
 
-    integrity: _Check = field(default_factory=lambda: _Check(INTEGRITY))
-    locks: _Check = field(default_factory=lambda: _Check(WORM_LOCK))
-    reconciliation: _Check = field(default_factory=lambda: _Check(RECONCILIATION))
+    integrity: Check = field(default_factory=lambda: Check(INTEGRITY))
+    locks: Check = field(default_factory=lambda: Check(WORM_LOCK))
+    reconciliation: Check = field(default_factory=lambda: Check(RECONCILIATION))
     shards: int = 0
     entries: int = 0
     verified_bytes: int = 0
@@ -169,7 +141,7 @@ def verify_slots(
             try:
                 state = log.load()
             except (IntegrityError, IncompatibleError) as error:
-                tally.integrity.take(1, [_finding(error)])
+                tally.integrity.take(1, [finding_of(error)])
                 continue
             _check_log_locks(repo, log, state, tally)
             for shard in state.live():
@@ -240,13 +212,7 @@ def _verify_shard(
     path = scratch / f"verify-{shard.sha256[:16]}-{tally.shards}.vera"
     tally.shards += 1
     tally.verified_bytes += shard.size
-    findings: list[Finding] = []
-    try:
-        repo.store.download(shard.key, path, version_id=shard.version_id)
-        with FileSource(path) as source:
-            findings = _damage(shard, ShardReader.open(source))
-    except (IntegrityError, IncompatibleError, MissingObjectError) as error:
-        findings.append(_finding(error, shard))
+    findings = shard_trouble(repo, shard, path)
     tally.integrity.take(1, findings)
     if keep and not findings:
         return path
@@ -254,69 +220,22 @@ def _verify_shard(
     return None
 
 
-def _damage(shard: ShardRef, reader: ShardReader) -> list[Finding]:
-    """What a whole pass over the shard finds: the damaged entries by name where the index is whole."""
-    try:
-        found = reader.verify()
-    except IntegrityError as error:
-        return [_finding(error, shard), *_damaged_entries(shard, reader)]
-    if found.sha256.hex() != shard.sha256:
-        return [_at(shard, "the shard verifies, but it is not the one that was committed: its SHA-256 differs")]
-    if found.entries != shard.entries:
-        return [_at(shard, f"the shard holds {found.entries} entries, committed were {shard.entries}")]
-    return []
-
-
-def _damaged_entries(shard: ShardRef, reader: ShardReader) -> Iterator[Finding]:
-    """Every entry that does not read back; nothing where the index itself is damaged."""
-    try:
-        for entry in reader.entries():
-            try:
-                for _ in reader.read_stream(entry):
-                    pass
-            except IntegrityError as damaged:
-                yield _finding(damaged, shard, uid=entry.uid)
-    except IntegrityError as error:
-        yield _finding(error, shard)
-
-
 def _presence(repo: Repository, shard: ShardRef) -> list[Finding]:
     try:
         size = repo.store.head(shard.key, version_id=shard.version_id).size
     except MissingObjectError as error:
-        return [_finding(error, shard)]
-    return [] if size == shard.size else [_at(shard, f"the shard has {size} bytes, committed were {shard.size}")]
+        return [finding_of(error, shard)]
+    return [] if size == shard.size else [about(shard, f"the shard has {size} bytes, committed were {shard.size}")]
 
 
 def _check_lock(repo: Repository, key: str, version_id: str, wanted: Lock | None, tally: _Tally) -> None:
-    """Asks the store for a version's lock; `wanted` None asks only that there is one that has not ended."""
-    if not repo.config.locked:
-        return
-    try:
-        actual = repo.store.get_lock(key, version_id)
-    except MissingObjectError as error:
-        tally.locks.take(1, [Finding(what=error.what, key=key, version_id=version_id, todo=error.todo)])
-        return
-    least = wanted or Lock(repo.config.lock_mode, repo.clock.now())
-    bad = not satisfies(actual, least)
-    # A lock that has run its time protects nothing any more and is no fault.
-    over = wanted is not None and wanted.until <= repo.clock.now()
-    findings = [
-        Finding(
-            what=f"locked {_lock_text(actual)}, must be at least {_lock_text(least)}",
-            key=key,
-            version_id=version_id,
-            todo="Run `vera doctor` to extend it; find out who shortened it.",
-        )
-    ]
-    tally.locks.take(1, findings if bad and not over else [])
+    if repo.config.locked:
+        tally.locks.take(1, lock_trouble(repo, key, version_id, wanted))
 
 
 def _check_log_locks(repo: Repository, log: SlotLog, state: SlotState, tally: _Tally) -> None:
-    longest = state.longest_lock()
-    for record in state.records:
-        wanted = None if longest is None else Lock(repo.config.lock_mode, longest)
-        _check_lock(repo, log.chain.key_of(record.number), record.version_id, wanted, tally)
+    if repo.config.locked:
+        tally.locks.take(len(state.records), log_lock_trouble(repo, log, state))
 
 
 def _not_compared(part: Part) -> Finding:
@@ -324,22 +243,4 @@ def _not_compared(part: Part) -> Finding:
         what=f"rows {part.first} to {part.end} can't be compared with the source: their shard does not verify",
         key="" if part.shard is None else part.shard.key,
         todo=REPAIR,
-    )
-
-
-def _lock_text(lock: Lock | None) -> str:
-    return "not at all" if lock is None else f"in {lock.mode.value} mode until {format_time(lock.until)}"
-
-
-def _at(shard: ShardRef, what: str) -> Finding:
-    return Finding(what=what, key=shard.key, version_id=shard.version_id, todo=REPAIR)
-
-
-def _finding(error: VeraError, shard: ShardRef | None = None, *, uid: str = "") -> Finding:
-    return Finding(
-        what=error.what,
-        key=shard.key if shard is not None else error.where.get("key", ""),
-        version_id=shard.version_id if shard is not None else error.where.get("version_id", ""),
-        uid=uid or error.where.get("uid", ""),
-        todo=error.todo or REPAIR,
     )

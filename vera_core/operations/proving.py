@@ -1,0 +1,165 @@
+"""What proves a shard, a lock or a log: looks at the store that give findings. Shared by verify.py and scrub.py.
+
+Everything is asked anew, by VersionId, through new readers. What is looked at, and what becomes of a finding, is for
+these two to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vera_core.errors import IncompatibleError, IntegrityError
+from vera_core.format import FileSource, ShardReader
+from vera_core.model import Lock, format_time
+from vera_core.operations.commit import satisfies
+from vera_core.operations.report import Finding
+from vera_core.store.base import MissingObjectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from vera_core.errors import VeraError
+    from vera_core.operations.repository import Repository
+    from vera_core.slotlog import SlotLog
+    from vera_core.slots import ShardRef, SlotState
+
+INTEGRITY = "integrity"
+WORM_LOCK = "worm_lock"
+FINDINGS_SHOWN = 1000
+REPAIR = (
+    "Pack its window again from the source, restore it from a replica of the bucket, or save what is left of it with "
+    "`vera recover`."
+)
+
+
+@dataclass(slots=True)
+class Check:
+    """A check while it runs."""
+
+    name: str
+    checked: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    failed: int = 0
+
+    def take(self, checked: int, findings: Iterable[Finding]) -> None:
+        """Counts things looked at, and what was found."""
+        self.checked += checked
+        for finding in findings:
+            self.failed += finding.severity == "error"
+            if len(self.findings) < FINDINGS_SHOWN:
+                self.findings.append(finding)
+
+    def result(self) -> CheckResult:
+        """As it stands."""
+        return CheckResult(
+            name=self.name, ok=not self.failed, checked=self.checked, failed=self.failed, findings=tuple(self.findings)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One check: what it is called, how many things it looked at, and what it found (the first 1,000).
+
+    `failed` counts the errors among the findings; warnings leave a check `ok`.
+    """
+
+    name: str
+    ok: bool
+    checked: int
+    failed: int
+    findings: tuple[Finding, ...] = ()
+
+
+def shard_trouble(repo: Repository, shard: ShardRef, path: Path) -> list[Finding]:
+    """Downloads a shard by VersionId to the new file `path` and checks every sum in it; the caller removes the file.
+
+    Damaged entries are named where the index is whole.
+
+    Raises:
+        UnavailableError: the store can't be reached.
+    """
+    try:
+        repo.store.download(shard.key, path, version_id=shard.version_id)
+        with FileSource(path) as source:
+            return _damage(shard, ShardReader.open(source))
+    except (IntegrityError, IncompatibleError, MissingObjectError) as error:
+        return [finding_of(error, shard)]
+
+
+def _damage(shard: ShardRef, reader: ShardReader) -> list[Finding]:
+    try:
+        found = reader.verify()
+    except IntegrityError as error:
+        return [finding_of(error, shard), *_damaged_entries(shard, reader)]
+    if found.sha256.hex() != shard.sha256:
+        return [about(shard, "the shard verifies, but it is not the one that was committed: its SHA-256 differs")]
+    if found.entries != shard.entries:
+        return [about(shard, f"the shard holds {found.entries} entries, committed were {shard.entries}")]
+    return []
+
+
+def _damaged_entries(shard: ShardRef, reader: ShardReader) -> Iterator[Finding]:
+    """Every entry that does not read back; nothing where the index itself is damaged."""
+    try:
+        for entry in reader.entries():
+            try:
+                for _ in reader.read_stream(entry):
+                    pass
+            except IntegrityError as damaged:
+                yield finding_of(damaged, shard, uid=entry.uid)
+    except IntegrityError as error:
+        yield finding_of(error, shard)
+
+
+def lock_trouble(repo: Repository, key: str, version_id: str, wanted: Lock | None) -> list[Finding]:
+    """Asks the store for a version's lock; `wanted` None asks only that there is one that has not ended."""
+    try:
+        actual = repo.store.get_lock(key, version_id)
+    except MissingObjectError as error:
+        return [Finding(what=error.what, key=key, version_id=version_id, todo=error.todo)]
+    least = wanted or Lock(repo.config.lock_mode, repo.clock.now())
+    # A lock that has run its time protects nothing any more and is no fault.
+    over = wanted is not None and wanted.until <= repo.clock.now()
+    if over or satisfies(actual, least):
+        return []
+    return [
+        Finding(
+            what=f"locked {_lock_text(actual)}, must be at least {_lock_text(least)}",
+            key=key,
+            version_id=version_id,
+            todo="Run `vera doctor` to extend it; find out who shortened it.",
+        )
+    ]
+
+
+def log_lock_trouble(repo: Repository, log: SlotLog, state: SlotState) -> list[Finding]:
+    """Asks for the lock of every record of a slot's log: as long as the slot's longest shard lock."""
+    longest = state.longest_lock()
+    wanted = None if longest is None else Lock(repo.config.lock_mode, longest)
+    return [
+        finding
+        for record in state.records
+        for finding in lock_trouble(repo, log.chain.key_of(record.number), record.version_id, wanted)
+    ]
+
+
+def _lock_text(lock: Lock | None) -> str:
+    return "not at all" if lock is None else f"in {lock.mode.value} mode until {format_time(lock.until)}"
+
+
+def about(shard: ShardRef, what: str) -> Finding:
+    """A finding about a shard as a whole."""
+    return Finding(what=what, key=shard.key, version_id=shard.version_id, todo=REPAIR)
+
+
+def finding_of(error: VeraError, shard: ShardRef | None = None, *, uid: str = "") -> Finding:
+    """What an error says, as a finding; about `shard` where one is given."""
+    return Finding(
+        what=error.what,
+        key=shard.key if shard is not None else error.where.get("key", ""),
+        version_id=shard.version_id if shard is not None else error.where.get("version_id", ""),
+        uid=uid or error.where.get("uid", ""),
+        todo=error.todo or REPAIR,
+    )
