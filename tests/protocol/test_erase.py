@@ -25,7 +25,7 @@ from tests.protocol.slots_support import hold, put, release
 from vera_core.erasures import Ground, Target
 from vera_core.errors import ConflictError, ErasedError, UnavailableError, UsageError
 from vera_core.keyspace import KeyKind
-from vera_core.model import Erasability, Origin, RetentionClass
+from vera_core.model import Erasability, Lock, LockMode, Origin, RetentionClass
 from vera_core.operations import slotwise
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.erase import Outcome
@@ -237,6 +237,9 @@ def test_old_objects_that_are_put_back_do_not_bring_it_back(
         memory_store.put(key, data)
     for number in range(1, head + 2):
         memory_store.put(KEYS.log(slot, number), old[KEYS.log(slot, 1)])
+    assert_erased(memory_store, tmp_path, UID)
+    until = memory_store.now() + timedelta(days=1)
+    memory_store.put(KEYS.sidecar(slot), old[KEYS.sidecar(slot)], lock=Lock(LockMode.GOVERNANCE, until))
     assert_erased(memory_store, tmp_path, UID)
     memory_store.delete(KEYS.log(slot, head))
     memory_store.delete(KEYS.sidecar(slot))

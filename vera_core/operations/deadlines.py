@@ -7,14 +7,12 @@ Art. 12(3)). Time runs from when the person asked, or from the end of the ground
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vera_core.erasures import a_month_after
-from vera_core.errors import VeraError
 from vera_core.model import format_time
-from vera_core.operations.erasure_reports import finding_of, request_ids, request_log, stage_of
+from vera_core.operations.erasure_reports import read_requests, stage_of
 from vera_core.operations.report import Finding, Report, figure
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from vera_core.operations.erasure_reports import Stage
     from vera_core.operations.repository import Repository
 
-THREADS = 8
-"""Requests that are read at once."""
 NEAR = 4
 """One part in so many of the time that is left: then it is time to say so."""
 
@@ -75,23 +71,7 @@ def survey_requests(
     began = time.monotonic()
     repo.refresh_config()
     now = repo.clock.now()
-    found: list[ErasureRequest] = []
-    findings: list[Finding] = []
-
-    def read(request_id: str) -> ErasureRequest | Finding:
-        try:
-            return request_log(repo, tenant, request_id).existing()
-        except VeraError as error:
-            return finding_of(error, repo.keys.request_prefix(tenant, request_id))
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-requests") as pool:
-        for number, item in enumerate(pool.map(read, request_ids(repo, tenant)), 1):
-            if isinstance(item, Finding):
-                findings.append(item)
-            else:
-                found.append(item)
-            if progress is not None:
-                progress(number)
+    found, findings = read_requests(repo, tenant, progress)
     found.sort(key=lambda request: (request.received, request.id))
     findings += [finding for request in found for finding in _judge(repo, request, within, now)]
     return RequestsReport(

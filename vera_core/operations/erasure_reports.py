@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from vera_core.erasures import RequestLog
+from vera_core.errors import VeraError
 from vera_core.keyspace import number_text
 from vera_core.operations.erase import FileErasure, Outcome
 from vera_core.operations.report import Finding, Report, figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from vera_core.erasures import ErasureRequest
-    from vera_core.errors import VeraError
     from vera_core.operations.repository import Repository
+
+
+THREADS = 8
+"""Requests that are read at once."""
 
 
 class Stage(StrEnum):
@@ -96,6 +101,33 @@ def request_ids(repo: Repository, tenant: str) -> Iterator[str]:
         # What lies under a name that no request has is none of ours.
         if repo.keys.parse(f"{prefix}{number_text(1)}.json").request == name:
             yield name
+
+
+def read_requests(
+    repo: Repository, tenant: str, progress: Callable[[int], None] | None = None
+) -> tuple[list[ErasureRequest], list[Finding]]:
+    """All requests of a tenant by id, several read at once, and what is wrong with those that can't be read.
+
+    `progress` gets the number of requests read.
+    """
+
+    def read(request_id: str) -> ErasureRequest | Finding:
+        try:
+            return request_log(repo, tenant, request_id).existing()
+        except VeraError as error:
+            return finding_of(error, repo.keys.request_prefix(tenant, request_id))
+
+    requests: list[ErasureRequest] = []
+    findings: list[Finding] = []
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-requests") as pool:
+        for number, item in enumerate(pool.map(read, request_ids(repo, tenant)), 1):
+            if isinstance(item, Finding):
+                findings.append(item)
+            else:
+                requests.append(item)
+            if progress is not None:
+                progress(number)
+    return requests, findings
 
 
 def request_log(repo: Repository, tenant: str, request_id: str) -> RequestLog:

@@ -22,8 +22,8 @@ from vera_core.operations.erasure_reports import (
     Stage,
     finding_of,
     plan_of,
+    read_requests,
     report_of,
-    request_ids,
     request_log,
     stage_of,
 )
@@ -123,15 +123,15 @@ def run_due(repo: Repository, tenant: str, progress: Callable[[int], None] | Non
     began = time.monotonic()
     repo.writable_config()
     reports: list[ErasureReport] = []
-    findings: list[Finding] = []
     now = repo.clock.now()
-    for request_id in request_ids(repo, tenant):
+    requests, findings = read_requests(repo, tenant)
+    for request in requests:
+        if not request.due(now) or stage_of(repo, request) not in (Stage.DUE, Stage.REFUSED):
+            continue
         try:
-            request = request_log(repo, tenant, request_id).existing()
-            if request.due(now) and stage_of(repo, request) in (Stage.DUE, Stage.REFUSED):
-                reports.append(run_request(repo, tenant, request_id, progress))
+            reports.append(run_request(repo, tenant, request.id, progress))
         except VeraError as error:
-            findings.append(finding_of(error, repo.keys.request_prefix(tenant, request_id)))
+            findings.append(finding_of(error, repo.keys.request_prefix(tenant, request.id)))
     return run_of(reports, findings, began)
 
 
