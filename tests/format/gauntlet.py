@@ -50,7 +50,7 @@ class Outcome:
 class _Nowhere:
     """Takes bytes and keeps none."""
 
-    def write(self, data: bytes, /) -> int:
+    def write(self, data: bytes | memoryview, /) -> int:
         return len(data)
 
 

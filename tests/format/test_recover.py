@@ -694,7 +694,7 @@ def test_memory_is_that_of_a_group() -> None:
     del out, writer
 
     class Nothing:
-        def write(self, data: bytes, /) -> None: ...
+        def write(self, data: bytes | memoryview, /) -> None: ...
 
     tracemalloc.start()
     damages: list[Damage] = []

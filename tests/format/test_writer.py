@@ -242,7 +242,7 @@ def test_a_failing_sink_ends_the_writer() -> None:
 
 
 class Nowhere:
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: bytes | memoryview, /) -> None:
         """Keeps nothing."""
 
 

@@ -20,7 +20,7 @@ from vera_core.format.search import MAX_KEY, Bounds, find_groups
 from vera_core.format.source import Naming
 from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.format.tail import GroupFacts, Outline
-from vera_core.model import Codec, Entry, check_uid
+from vera_core.model import Entry, check_uid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

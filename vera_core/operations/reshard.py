@@ -155,7 +155,7 @@ class _Recoder:
             facts["digest"][again] = rows["digest"][again]
             bounds = pairwise(accumulate(encoded.facts["stored_size"].tolist(), initial=0))
             for at, (begin, end) in zip(again.tolist(), bounds, strict=True):
-                stored[at] = encoded.stored[begin:end]
+                stored[at] = bytes(encoded.stored[begin:end])
         elif self._encoder is None:
             self._encoder = Encoder(self._policy)
         return EncodedBatch(facts, b"".join(stored))
