@@ -6,8 +6,9 @@ a piece. What becomes of the versions is reshard.py's business.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,7 +51,8 @@ _WORDS = ("key", "created_at", "size", "origin_commit", "origin_ordinal")
 _MIX, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 
 
-class Living(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Living:
     """Some versions: `rows` of `VERSION`, uids and attributes, all of one length."""
 
     rows: NDArray[np.void]
