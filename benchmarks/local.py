@@ -17,7 +17,6 @@ from vera_core.codec import MAX_INLINE
 from vera_core.format import FileSource, Lookup, MappedFile, ShardOptions, ShardReader
 from vera_core.model import Policy
 from vera_core.operations.build import BuildLimits, build_part
-from vera_core.operations.child import weight
 from vera_core.operations.inspector import inspect_file
 from vera_core.operations.judge import Judge
 from vera_core.operations.loader import Options, loader
@@ -89,7 +88,7 @@ def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCE
     limits = BuildLimits(NO_LIMIT, policy)
     with (
         at_pace(),
-        loader(prepared.source, weight(count, manifest.declared_bytes()), options) as load,
+        loader(prepared.source, count, options) as load,
         closing(load(manifest.batches(0, count), count)) as feed,
     ):
         built = build_part(feed, (0, count), options=shard, limits=limits, spool=workplace.spool, judge=_AllNew())

@@ -6,6 +6,7 @@ How one is made of files is dictionary.py's business, how files are compressed w
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vera_core.codec import MAX_DICTIONARIES
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from vera_core.model import Policy
 
+TRAINERS = 2
+"""Threads that train, each a dictionary: until there are dictionaries, nothing else of a part goes on."""
 _MIN_FILES = 64
 """Files of a kind below which no dictionary is tried."""
 _MIN_GAIN = 0.03
@@ -51,8 +54,14 @@ def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *,
         samples[""] = others
     chosen: list[tuple[bytes, int]] = []
     kinds: dict[str, int] = {}
-    for kind, count in Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES):
-        paying = _paying(samples[kind], policy, files * count // len(contents))
+    frequent = Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES)
+
+    def paying_of(kind: str, count: int) -> tuple[bytes, int] | None:
+        return _paying(samples[kind], policy, files * count // len(contents))
+
+    with ThreadPoolExecutor(TRAINERS) as pool:
+        found = list(pool.map(paying_of, *zip(*frequent, strict=True))) if frequent else []
+    for (kind, _), paying in zip(frequent, found, strict=True):
         if paying is not None:
             chosen.append(paying)
             kinds[kind] = len(chosen)

@@ -10,7 +10,7 @@ import pytest
 from vera_core.encoding import encode
 from vera_core.errors import FormatError
 from vera_core.format import ShardOptions, ShardWriter
-from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess
+from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess
 from vera_core.operations.inspector import ask, inspect_file, inspector
 from vera_core.routing import uid_key
 
@@ -58,10 +58,10 @@ def test_the_process_finds_what_is_found_here(process: ChildProcess, shard: Path
 
 def test_a_process_is_started_only_for_many_rows_and_ends_with_its_use(shard: Path) -> None:
     before = children()
-    with inspector(OWN_PROCESS_WEIGHT - 1) as inspect:
+    with inspector(OWN_PROCESS_ROWS - 1) as inspect:
         assert children() == before
         assert inspect(shard).entries == 300
-    with inspector(OWN_PROCESS_WEIGHT) as inspect:
+    with inspector(OWN_PROCESS_ROWS) as inspect:
         assert len(children() - before) == 1
         assert inspect(shard).entries == 300
     assert children() == before

@@ -16,7 +16,7 @@ from vera_core.codec import Dictionaries, Stored, decode_many
 from vera_core.encoding import EncodedBatch, Trained, encode
 from vera_core.errors import UnavailableError
 from vera_core.model import Policy, to_micros
-from vera_core.operations.child import OWN_PROCESS_WEIGHT
+from vera_core.operations.child import OWN_PROCESS_ROWS
 from vera_core.operations.load import TRAINING_ROWS, Loaded
 from vera_core.operations.loader import (
     Answer,
@@ -101,7 +101,7 @@ def test_processes_load_what_threads_load(source: DirectorySource, rows: RowBatc
     with loader(source, 0, THREADS) as load:
         here = list(load([rows], 100_000))
         part = list(load([rows.slice(5, 20)], 15))
-    with loader(source, OWN_PROCESS_WEIGHT, options) as load:
+    with loader(source, OWN_PROCESS_ROWS, options) as load:
         there = list(load([rows], 100_000))
         again = list(load([rows.slice(5, 20)], 15))
     assert plain(there) == plain(here)
@@ -119,7 +119,7 @@ def test_processes_load_what_threads_load(source: DirectorySource, rows: RowBatc
 
 
 def test_dictionaries_decode_what_was_loaded(source: DirectorySource, rows: RowBatch, tmp_path: Path) -> None:
-    with loader(source, OWN_PROCESS_WEIGHT, TWO) as load:
+    with loader(source, OWN_PROCESS_ROWS, TWO) as load:
         loaded = list(load([rows], 100_000))
     dictionaries = Dictionaries(loaded[0].trained.dictionaries)
     stored = 0
@@ -156,7 +156,7 @@ def test_a_batch_that_holds_too_much_is_loaded_in_pieces(
 
 
 def test_a_use_that_ends_early_leaves_nothing_for_the_next(source: DirectorySource, rows: RowBatch) -> None:
-    with loader(source, OWN_PROCESS_WEIGHT, TWO) as load:
+    with loader(source, OWN_PROCESS_ROWS, TWO) as load:
         first = load([rows], FILES)
         assert next(first).rows.first == 0
         assert next(first).rows.first == TRAINING_ROWS
@@ -170,7 +170,7 @@ def test_rows_frozen_under_other_settings_are_loaded_here(source: DirectorySourc
     """Their contents may be no local files any more, so no process can read them."""
     local = source.local
     source.local = type(local)(local.roots, local.inline_limit, lambda batch: [""] * len(batch))
-    with loader(source, OWN_PROCESS_WEIGHT, TWO) as load:
+    with loader(source, OWN_PROCESS_ROWS, TWO) as load:
         loaded = list(load([rows], 100_000))
     assert sum(len(batch) for batch in loaded) == FILES
     assert not any(batch.trained.dictionaries or batch.encoded.facts["parameter"][:3].any() for batch in loaded[:1])
@@ -178,7 +178,7 @@ def test_rows_frozen_under_other_settings_are_loaded_here(source: DirectorySourc
 
 def test_a_killed_process_is_an_error_that_says_so(source: DirectorySource, rows: RowBatch) -> None:
     before = {child.pid for child in psutil.Process().children()}
-    with loader(source, OWN_PROCESS_WEIGHT, TWO) as load:
+    with loader(source, OWN_PROCESS_ROWS, TWO) as load:
         for process in psutil.Process().children():
             if process.pid not in before:
                 process.kill()
@@ -229,7 +229,7 @@ def test_a_day_packed_with_processes_comes_back(
     source: DirectorySource, memory_store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("loader", "inspector"):
-        monkeypatch.setattr(f"vera_core.operations.{name}.OWN_PROCESS_WEIGHT", 1)
+        monkeypatch.setattr(f"vera_core.operations.{name}.OWN_PROCESS_ROWS", 1)
     repo = make_repository(memory_store, tmp_path / "spool", inline_limit=INLINE, part_rows=600)
     report = pack_window(repo, source, Window(source.name, source.tenant, DAY))
     assert (report.rows, report.archived, report.rejected) == (FILES, FILES - 2, 2)

@@ -20,9 +20,11 @@ from vera_core.operations.pace import at_pace
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-OWN_PROCESS_WEIGHT = 50_000
-"""Weight of rows from which on a process of its own saves more time than its start takes (0.2 s)."""
-_FILE_BYTES = 2500
+OWN_PROCESS_ROWS = 50_000
+"""Rows from which on a process of its own saves more time than its start takes (0.2 s).
+
+Rows, not bytes: what is done for each byte gives up the interpreter lock, so that threads do as well for larger files.
+"""
 LENGTH_BYTES = 8
 LEAN = {"OPENBLAS_NUM_THREADS": "1"}
 """numpy's threads for linear algebra, of which VERA does none, take a third of a process's start."""
@@ -100,11 +102,6 @@ class ChildProcess:
             f"the helping process {self._module} ended with code {self._process.wait()}",
             todo="Run it again; where it was killed for want of memory, allow 200 MiB more.",
         )
-
-
-def weight(rows: int, content_bytes: int) -> int:
-    """How much work rows are: as much as so many small files."""
-    return max(rows, content_bytes // _FILE_BYTES)
 
 
 @at_pace()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import FormatError, VeraError
 from vera_core.format import FileSource, ShardReader, Verified
-from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess, serve
+from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +34,9 @@ def inspect_file(path: Path) -> Verified:
 
 
 @contextmanager
-def inspector(weight: int) -> Iterator[Inspect]:
-    """An `Inspect` for shards of rows of a `child.weight`; for one thread at a time."""
-    if weight < OWN_PROCESS_WEIGHT:
+def inspector(rows: int) -> Iterator[Inspect]:
+    """An `Inspect` for shards that hold `rows` rows in all; for one thread at a time."""
+    if rows < OWN_PROCESS_ROWS:
         yield inspect_file
         return
     child = ChildProcess(__name__)

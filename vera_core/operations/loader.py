@@ -22,7 +22,7 @@ import numpy as np
 from vera_core.codec import digest_alone
 from vera_core.encoding import FACTS, EncodedBatch, Trained
 from vera_core.model import Policy
-from vera_core.operations.child import OWN_PROCESS_WEIGHT, ChildProcess, Part, serve
+from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, Part, serve
 from vera_core.operations.load import (
     LOADED_BYTES,
     TRAINING_BYTES,
@@ -87,11 +87,11 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def loader(source: Source, weight: int, options: Options) -> Iterator[Load]:
-    """A `Load` for rows of a `child.weight`; for one thread, and one use after the other."""
+def loader(source: Source, rows: int, options: Options) -> Iterator[Load]:
+    """A `Load` for `rows` rows in all; for one thread, and one use after the other."""
     local = source.local if isinstance(source, LocalSource) else None
     loading: ThreadedLoading | _LoadingProcesses
-    if local is None or weight < OWN_PROCESS_WEIGHT:
+    if local is None or rows < OWN_PROCESS_ROWS:
         loading = ThreadedLoading(source, options.policy, options.threads)
     else:
         loading = _LoadingProcesses(source, local, options)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from vera_core.model import day_text, format_time
 from vera_core.operations.audited import audited
-from vera_core.operations.child import weight
 from vera_core.operations.freeze import (
     freeze_window,
     frozen_manifests,
@@ -173,9 +172,8 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
     while True:
         frozen = freeze_window(repo, source, window, scratch)
         if not frozen.stale:
-            options = Options(repo.config.compression, repo.workplace.threads)
-            work = weight(frozen.manifest.row_count, frozen.manifest.declared_bytes())
-            with loader(source, work, options) as load, inspector(work) as inspect:
+            rows, options = frozen.manifest.row_count, Options(repo.config.compression, repo.workplace.threads)
+            with loader(source, rows, options) as load, inspector(rows) as inspect:
                 job = PackJob(repo, source, frozen, scratch, load, inspect, progress)
                 done = [pack_segment(job, segment) for segment in frozen.manifest.segments]
             repo.settled_config({segment.slot.day for segment in frozen.manifest.segments})

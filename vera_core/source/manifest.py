@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError, VeraError
@@ -128,19 +127,6 @@ class Manifest:
             IntegrityError: a block is damaged.
         """
         return self.rows(self.row_count - self.reject_count, self.row_count)
-
-    def declared_bytes(self) -> int:
-        """The sum of the sizes that rows declare; not verified: good for nothing but planning.
-
-        Raises:
-            IntegrityError: the file can't be read.
-        """
-        try:
-            with pq.ParquetFile(self.path) as file:
-                blocks = (file.read_row_group(number, columns=["size"]) for number in range(len(self.blocks)))
-                return sum(pc.sum(block.column("size")).as_py() or 0 for block in blocks)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.path, f"it can't be read: {error!r}") from error
 
     def verify_digest(self) -> None:
         """Reads every row and checks it against the digest.
