@@ -108,11 +108,13 @@ def some_directory(root: Path) -> dict[str, bytes]:
     return files
 
 
-def change_stored_byte(server: EmbeddedS3, store: S3Store, key: str, version_id: str) -> None:
-    """Flips a bit in the middle of a stored version past every lock, through the server's back door."""
+def change_stored_byte(
+    server: EmbeddedS3, store: S3Store, key: str, version_id: str, *, from_end: int | None = None
+) -> None:
+    """Flips a bit of a stored version, in its middle or so many bytes from its end, through the server's back door."""
     url = f"{server.filer_url}/buckets/{store.bucket}/{key}.versions/v_{version_id}"
     with urllib.request.urlopen(url) as reply:
         data = bytearray(reply.read())
     assert bytes(data) == store.get(key, version_id=version_id).data
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2 if from_end is None else -from_end] ^= 1
     urllib.request.urlopen(urllib.request.Request(url, data=bytes(data), method="PUT")).close()

@@ -386,6 +386,44 @@ def test_a_shard_of_the_repository(
     assert vera("recover", whole["shard"], "--dry-run", "--json").document["outcome"] == "identical"
 
 
+def test_a_shard_is_put_back(
+    files: dict[str, bytes], store: S3Store, embedded_s3: EmbeddedS3, tmp_path: Path, here: Path
+) -> None:
+    """Its footer is lost: recovered it is bit for bit the archived one, and takes the damaged one's place."""
+    before = vera("stat", "binary.bin", "--created-at", DAY, "--json").document
+    key = before["shard"]
+    replica = here / "replica.vera"
+    replica.write_bytes(store.get(key, version_id=before["version_id"]).data)
+    whole = vera("recover", key, "--put-back")
+    assert (whole.code, "whole" in whole.err) == (7, True)
+    change_stored_byte(embedded_s3, store, key, before["version_id"], from_end=9)
+    assert vera("get", "binary.bin", "--created-at", DAY).code == 6
+    tried = vera("recover", key, "--put-back", "--dry-run", "--json").document
+    assert (tried["outcome"], tried["put_back"]) == ("identical", None)
+    done = vera("recover", key, "--put-back", "--json")
+    report = done.document
+    assert (done.code, report["outcome"]) == (0, "identical")
+    assert report["put_back"]["damaged_version"] == before["version_id"]
+    after = vera("stat", "binary.bin", "--created-at", DAY, "--json").document
+    assert after["version_id"] == report["put_back"]["version_id"] != before["version_id"]
+    same = ("version", "sha256", "lock_until", "shard")
+    assert [after[name] for name in same] == [before[name] for name in same], "also its lock"
+    assert vera("get", "binary.bin", "--created-at", DAY).out == files["binary.bin"]
+    assert vera("verify", "--deep").code == 0
+    assert vera("doctor", "--dry-run").code == 0
+    assert vera("pack", str(tmp_path / "in"), "--json").document["packed_now"] == 0
+
+    change_stored_byte(embedded_s3, store, key, after["version_id"])
+    partial = vera("recover", key, "--put-back", "-o", "some.vera")
+    assert (partial.code, "Not put back" in partial.text) == (6, True)
+    refused = vera("recover", str(replica), "--put-back")
+    assert (refused.code, "--key" in refused.err) == (2, True)
+    placed = vera("recover", str(replica), "--put-back", "--key", key)
+    assert (placed.code, "Put back" in placed.text) == (0, True)
+    assert vera("get", "binary.bin", "--created-at", DAY).out == files["binary.bin"]
+    assert vera("verify", "--deep").code == 0
+
+
 def test_erased_files_stay_erased(files: dict[str, bytes], store: S3Store, tmp_path: Path, here: Path) -> None:
     erase(opened(store, tmp_path / "spool"), "binary.bin")
     key = vera("stat", "--versions", "binary.bin", "--created-at", DAY, "--json").document["versions"][0]["shard"]

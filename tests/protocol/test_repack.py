@@ -332,3 +332,20 @@ def test_an_ended_lock_is_not_renewed_and_no_lock_grows(tmp_path: Path) -> None:
     assert held is not None
     assert held.until - clock.moment <= timedelta(days=1, seconds=2), "the short lock of an upload, and no other"
     assert_sound(store, tmp_path)
+
+
+def test_a_repair_renews_no_lock(tmp_path: Path) -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    source = MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(6)])
+    pack(make_repository(store, tmp_path, routing=ONE_SLOT), source)
+    [old] = live_shards(opened(store, tmp_path))
+    damage(store, old.key, old.version_id)
+    clock.moment += timedelta(days=40)
+    pack(opened(store, tmp_path), source)
+    [fresh] = live_shards(opened(store, tmp_path))
+    assert fresh == replace(old, version_id=fresh.version_id)
+    held = store.get_lock(fresh.key, fresh.version_id)
+    assert held is not None
+    assert held.until == old.lock.until
+    assert_sound(store, tmp_path)

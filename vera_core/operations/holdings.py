@@ -54,12 +54,16 @@ def removable(state: SlotState) -> dict[str, int]:
     """
     lies = holdings(state)
     counts: defaultdict[str, int] = defaultdict(int)
+    holding: defaultdict[int, list[ShardRef]] = defaultdict(list)
+    for shard in state.live():
+        for commit in lies.commits.get(shard.version_id, NONE):
+            holding[commit].append(shard)
     for uid, origins in tombstones(state).items():
         key = key_of(uid.encode("utf-8", "surrogatepass"))
         for origin in origins - lies.left_out:
             if may_be_left_out(state, origin):
-                for shard in state.live():
-                    if origin.commit in lies.commits.get(shard.version_id, NONE) and shard.may_hold(key):
+                for shard in holding.get(origin.commit, ()):
+                    if shard.may_hold(key):
                         counts[shard.version_id] += 1
     return dict(counts)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vera_core.errors import VeraError
     from vera_core.operations.damaged import Damaged
+    from vera_core.operations.putback import PutBackReport
 
 DAMAGES_SHOWN = 1000
 
@@ -44,7 +45,7 @@ class RecoveryReport(Report):
 
     `damages` are the first 1,000. `entries` says how many entries there were, at least; exactly, if `end_known`.
     `sha256` is that of the shard that is made ("" if none can be, for the reason in `obstacle`), `archived_sha256` that
-    of the archived one, or its first 32 digits, or "".
+    of the archived one, or its first 32 digits, or "". `put_back` is what became of it in the repository, if it was.
     """
 
     shard: str
@@ -58,6 +59,7 @@ class RecoveryReport(Report):
     end_known: bool
     output: str = ""
     files: str = ""
+    put_back: PutBackReport | None = None
     size: int = figure("read", "bytes")
     damaged: int = figure("damaged places")
     saved: int = figure("files saved", "files")

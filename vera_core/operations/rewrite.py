@@ -12,22 +12,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vera_core.errors import ConflictError, IntegrityError
+from vera_core.errors import IntegrityError
 from vera_core.format import FileSource, ShardOptions, ShardReader
 from vera_core.model import Lock
 from vera_core.operations.commit import Finished, roll_forward, seal, upload
-from vera_core.operations.holdings import may_be_left_out
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.living import Shelf
 from vera_core.operations.lookup import StoreSource
 from vera_core.operations.reshard import Aim, NewShard, prove, reshard
-from vera_core.slotrecords import repack_anchor
+from vera_core.operations.supersede import OutrunError, Replacement, supersede
 from vera_core.store.base import MissingObjectError
-from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vera_core.model import Origin, Policy, Slot
+    from vera_core.model import Policy, Slot
     from vera_core.operations.bundles import Bundle, Choose
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.repository import Repository
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 """Of replacing shards of a slot: each that is lost was outrun by another writer."""
-APPENDS = 64
-"""Of getting the record into the slot's log: each that is lost was won by another record, which may change nothing."""
 TODO = "Run `vera verify --deep`, and repair it (docs/damaged-shards.md) before this slot is repacked."
 
 
@@ -84,10 +80,6 @@ class Rewritten:
     left_out: int
 
 
-class _OutrunError(ConflictError):
-    """Another writer changed what a rewriting rests on."""
-
-
 @dataclass(slots=True)
 class Rewriting:
     """One run that replaces shards for a purpose, in slot after slot."""
@@ -116,7 +108,7 @@ class Rewriting:
                 return
             try:
                 rewritten = _Bundle(self, log, state, bundles[0], sealed).rewrite()
-            except _OutrunError:
+            except OutrunError:
                 lost += 1
                 if lost == ATTEMPTS:
                     raise
@@ -142,7 +134,7 @@ class _Bundle:
         """Replaces the bundle; None where there is nothing to gain after all.
 
         Raises:
-            _OutrunError: the shards, or what may be left behind of them, are not what they were any more.
+            OutrunError: the shards, or what may be left behind of them, are not what they were any more.
         """
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.job.scratch, prefix="repack-")))
@@ -153,8 +145,9 @@ class _Bundle:
         left_out = [origin for shelf in shelves for origin in shelf.left_out]
         if not left_out and len(fresh) >= len(replaced):
             return None
-        record = self._append(replaced, fresh, left_out)
         repo = self.job.repo
+        replacement = Replacement(self.job.purpose.reason, replaced, fresh, left_out)
+        record = supersede(repo, self.log, self.state, replacement)
         seal(repo, self.log, self.state, self.sealed, own=repo.audit.writer)
         sync_legal_holds(repo, self.log, self.state)
         self.log.write_sidecar(self.state, repo.clock.now())
@@ -247,48 +240,6 @@ class _Bundle:
             place, number=0, retention_class=self.bundle.retention_class, lock=lock
         )
         return shard, census
-
-    def _append(self, replaced: Sequence[ShardRef], fresh: Sequence[ShardRef], left_out: Sequence[Origin]) -> int:
-        """Appends the repack; returns its number."""
-        repo, state = self.job.repo, self.state
-        body: dict[str, Any] = {
-            "type": "repack",
-            "reason": self.job.purpose.reason,
-            "replaces": [{"key": shard.key, "version_id": shard.version_id} for shard in replaced],
-            "shards": [shard.to_json() for shard in fresh],
-            "anchor": repack_anchor(replaced, fresh, left_out),
-            "writer": repo.audit.writer,
-        }
-        for _ in range(APPENDS):
-            if not self._holds(replaced, fresh, left_out):
-                break
-            now = repo.clock.now()
-            until = repo.record_until(max(shard.lock.until for shard in (*replaced, *fresh)))
-            try:
-                record = self.log.append(
-                    state, body, lock=Lock(repo.config.lock_mode, until) if repo.config.locked else None, now=now
-                )
-            except LostAppendError:
-                # Versions are named and not places: what was erased meanwhile is left behind by the next repack.
-                self.log.refresh(state)
-            else:
-                if record.number in state.strays:
-                    break
-                return record.number
-        raise _OutrunError(
-            "another writer replaced shards of the slot first, or put a hold on their files",
-            todo="Run it again.", slot=state.slot,
-        )  # fmt: skip
-
-    def _holds(self, replaced: Sequence[ShardRef], fresh: Sequence[ShardRef], left_out: Sequence[Origin]) -> bool:
-        """Whether a repack of these would count as things stand now."""
-        state = self.state
-        live = {(shard.key, shard.version_id) for shard in state.live()}
-        return (
-            live.issuperset((shard.key, shard.version_id) for shard in replaced)
-            and state.condemned.isdisjoint((shard.key, shard.version_id) for shard in fresh)
-            and all(may_be_left_out(state, origin) for origin in left_out)
-        )
 
 
 def _gone(state: SlotState) -> dict[int, NDArray[np.uint64]]:

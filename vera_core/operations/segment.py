@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
-from vera_core.slotrecords import repack_anchor
+from vera_core.operations.supersede import OutrunError, Replacement, supersede
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
 
@@ -197,22 +197,12 @@ class _SegmentPacker:
                     rows=f"{part.first}..{part.end}",
                 ) from damage  # fmt: skip
             verify_built(built, self.job.inspect)
-            key, version_id = upload(repo, self.state, built.local)
-            fresh = self._reference(built, key, version_id)
-            body = {
-                "type": "repack",
-                "reason": "damaged",
-                "replaces": [{"key": shard.key, "version_id": shard.version_id}],
-                "shards": [{**fresh.to_json(), "number": part.number}],
-                "anchor": repack_anchor([shard], [fresh]),
-                "writer": repo.audit.writer,
-            }
-            lock = Lock(repo.config.lock_mode, repo.record_until(fresh.lock.until)) if repo.config.locked else None
+            _, version_id = upload(repo, self.state, built.local)
+            again = Replacement("damaged", [shard], [replace(shard, version_id=version_id)])
             try:
-                self.log.append(self.state, body, lock=lock, now=repo.clock.now())
-            except LostAppendError:
+                supersede(repo, self.log, self.state, again)
+            except OutrunError:
                 # Whoever was first may have repaired it; the next look decides.
-                self.log.refresh(self.state)
                 self.check_or_repair(part)
                 return
             self.seal()

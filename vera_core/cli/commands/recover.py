@@ -20,14 +20,19 @@ from vera_core.format import Clues, Damage
 from vera_core.model import Erasability, check_name
 from vera_core.operations.damaged import Damaged, Known, open_damaged
 from vera_core.operations.extract import extract, new_directory
+from vera_core.operations.opening import open_repository
+from vera_core.operations.putback import damaged_shard, put_back
 from vera_core.operations.recover import Outcome, RecoveryReport, execute_recovery, plan_recovery
 from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.report import figures
+from vera_core.store.s3 import parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vera_core.cli.progress import Meter
+    from vera_core.operations.repository import Repository
+    from vera_core.settings import Settings
 
 SHOWN = 5
 SUFFIX = ".recovered.vera"
@@ -81,6 +86,15 @@ def command(
         str | None,
         typer.Option("--repository-id", metavar="HEX", help="32 digits, if header and footer are lost."),
     ] = None,
+    wanted_back: Annotated[
+        bool, typer.Option("--put-back", help="Put the recovered shard back, if it is bit for bit the archived one.")
+    ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", metavar="KEY", help="The key that --put-back puts a local file to, as `vera verify` prints it."
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     repository: RepositoryOption = None,
     settings: SettingsOption = None,
@@ -94,17 +108,23 @@ def command(
     files that are left are written to a new shard, and every loss is told: its place, its ordinals, and the uid where
     that is known. A file is saved only if its content matches the SHA-256 that was taken when it was archived.
 
-    SHARD is never changed, nor anything in the repository, and no FILE is there before it is whole and verified. A
-    local file needs no repository. Of a shard in the repository the slot log tells version, digest, class and commit.
+    SHARD is never changed, and no FILE is there before it is whole and verified. A local file needs no repository. Of a
+    shard in the repository the slot log tells version, digest, class and commit.
+
+    With --put-back a shard that is bit for bit the archived one takes the place of the damaged version in the
+    repository: readers find all its files again, under the same versions, and its lock ends when it would have. A
+    replica's copy is put back in the same way, with --key. Nothing else in the repository is ever changed.
 
     With --files the saved files are written to DIR, under their uids where these are good names, and listed in
     DIR/files.jsonl, which `vera pack` takes. Files that were erased are left out where the slot log tells of them.
     """
     known = Known(version_id, (sha256 or "").lower(), commit, _clues(repository_id, retention_class))
     chosen = load_settings(settings, repository=repository)
+    place = _place(shard, key, chosen) if wanted_back else None
     with ExitStack() as stack:
-        damaged = stack.enter_context(open_damaged(shard, known, chosen))
-        wants_shard = not dry_run and (output is not None or files is None)
+        given = known if place is None else known.completed(place.known)
+        damaged = stack.enter_context(open_damaged(shard, given, chosen))
+        wants_shard = not dry_run and (output is not None or files is None or wanted_back)
         targets = _Targets(
             shard=(output or _default_output(damaged.name)) if wants_shard else None,
             files=None if dry_run else files,
@@ -113,12 +133,39 @@ def command(
         )
         targets.check(shard)
         report = _recover(damaged, targets, quiet=as_json)
+    if place is not None and targets.shard is not None and report.outcome is Outcome.IDENTICAL:
+        report = replace(report, put_back=put_back(place.repo, place.key, targets.shard))
     if as_json:
         emit(report)
     else:
         _show(report)
+        _show_put_back(report, wanted=place is not None and not dry_run)
     if not report.ok:
         raise typer.Exit(Kind.INTEGRITY.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a shard is put back to, and what the slot log says of the one that was archived there."""
+
+    repo: Repository
+    key: str
+    known: Known
+
+
+def _place(shard: str, key: str | None, settings: Settings) -> _Place:
+    """The place in the repository that `--put-back` means: that of the shard itself, or of `--key`.
+
+    Raises:
+        UsageError: it is not named, or no shard's.
+        NotFoundError, ConflictError: no live shard has the key, or it is whole.
+    """
+    if key is None and Path(shard).exists():
+        raise UsageError("--put-back needs the place of a local file", todo="Name the damaged shard with --key.")
+    repo = open_repository(settings)
+    name = key or (parse_uri(shard)[1] if shard.startswith("s3://") else shard)
+    archived = damaged_shard(repo, name)[1]
+    return _Place(repo, name, Known(sha256=archived.sha256, commit=archived.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +273,14 @@ def _show(report: RecoveryReport) -> None:
         say(f"Wrote the files to {report.files}; files.jsonl there lists them.")
 
 
+def _show_put_back(report: RecoveryReport, *, wanted: bool) -> None:
+    done = report.put_back
+    if done is not None:
+        say(f"Put back: version {done.version_id} stands for {done.damaged_version}, locked until {done.locked_until}.")
+    elif wanted:
+        say("Not put back: only a shard that is bit for bit the archived one is. Pack the saved files again: --files.")
+
+
 def _show_damages(report: RecoveryReport) -> None:
     """The damages, a few of each sort."""
     sorts: dict[str, list[Damage]] = {}
@@ -274,6 +329,8 @@ vera recover 0c3d5e.vera --dry-run                    # what is left?
 vera recover 0c3d5e.vera -o whole.vera --sha256 0c3d5e...
 vera recover s3://archive/documents/t/default/20260301/0/0c3d5e.vera --files saved
 vera recover t/default/20260301/0/0c3d5e.vera --losses lost.jsonl --json
+vera recover t/default/20260301/0/0c3d5e.vera --put-back
+vera recover replica/0c3d5e.vera --put-back --key t/default/20260301/0/0c3d5e.vera
 """,
     codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE, Kind.INCOMPATIBLE),
 )
