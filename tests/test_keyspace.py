@@ -47,6 +47,7 @@ def test_the_layout() -> None:
     assert keys.manifest("acme", "orders", DAY, 2) == "archive/t/acme/windows/orders/20260301/000002.parquet"
     assert keys.inventory("acme", DAY, "A", 3) == "archive/t/acme/inventory/date=20260301/A-000003.parquet"
     assert keys.request("acme", "art17-2026-04", 1) == "archive/t/acme/requests/art17-2026-04/000001.json"
+    assert keys.disposal("acme", "year-2019", 1) == "archive/t/acme/disposals/year-2019/000001.json"
     assert keys.audit("host-1", 7) == "archive/audit/host-1/000007.json"
     assert keys.checkpoint(1) == "archive/audit/checkpoints/000001"
     assert keys.probe_prefix == "archive/probe/"
@@ -83,6 +84,8 @@ def test_names_that_would_leave_their_place_are_refused(name: str) -> None:
         lambda: keys.manifest("t", name, DAY, 1),
         lambda: keys.inventory(name, DAY, "0", 1),
         lambda: keys.request(name, "r", 1),
+        lambda: keys.disposal(name, "r", 1),
+        lambda: keys.disposal("t", name, 1),
         lambda: keys.request("t", name, 1),
         lambda: keys.audit(name, 1),
     )
@@ -152,6 +155,9 @@ def test_other_keys_read_back(keys: Keyspace, tenant: str, source: str, day: dat
     request = keys.parse(keys.request(tenant, source, number))
     assert (request.kind, request.tenant, request.request) == (KeyKind.REQUEST, tenant, source)
     assert request.number == number
+    disposal = keys.parse(keys.disposal(tenant, source, number))
+    assert (disposal.kind, disposal.tenant, disposal.request) == (KeyKind.DISPOSAL, tenant, source)
+    assert disposal.number == number
     inventory = keys.parse(keys.inventory(tenant, day, "0F", number))
     assert (inventory.kind, inventory.tenant, inventory.day) == (KeyKind.INVENTORY, tenant, day)
     assert (inventory.index_text, inventory.number) == ("0F", number)

@@ -40,8 +40,8 @@ class RepositoryConfig:
 
     `inline_limit`: bytes up to which a file shares a shard with others; `shard_bytes`: stored bytes at which a shard is
     closed; `part_rows`: rows at which it is closed. `locked` is False only where init accepted a store without enforced
-    locks. `tells_markers`: whether the store's 404 tells of delete markers. `erasure_approval`: whether erasures need
-    the approval of somebody else than who asked for them; once set, it stays.
+    locks. `tells_markers`: whether the store's 404 tells of delete markers. `erasure_approval`: whether erasures and
+    disposals need the approval of somebody else than who asked for them; once set, it stays.
     """
 
     repository_id: str

@@ -39,7 +39,9 @@ class KeyKind(StrEnum):
     KEYRING = "keyring"
     MANIFEST = "manifest"
     INVENTORY = "inventory"
+    PROOFS = "proofs"
     REQUEST = "request"
+    DISPOSAL = "disposal"
     AUDIT = "audit"
     CHECKPOINT = "checkpoint"
     PROBE = "probe"
@@ -51,8 +53,8 @@ class ParsedKey:
     """What a key says. Parts that its kind doesn't have are empty, None or 0.
 
     `index_text` is the slot's index as written (n_bits is not in the key: `slot` takes it from the routing epoch);
-    `digest` the 32 hex digits of a shard or keyring; `number` that of a config, log, request, audit or checkpoint
-    record, the revision of a manifest, or the n of an inventory file.
+    `digest` the 32 hex digits of a shard or keyring; `number` that of a config, log, request, disposal, audit or
+    checkpoint record, the revision of a manifest, or the n of an inventory file.
     """
 
     key: str
@@ -208,6 +210,10 @@ class Keyspace:
             raise UsageError(f"{index_text!r} is no index of a slot", tenant=tenant, day=day)
         return f"{self.inventory_day_prefix(tenant, day)}{index_text}-{number_text(number)}.parquet"
 
+    def proofs(self, tenant: str, day: date) -> str:
+        """When the shards of a tenant's day were last proved."""
+        return f"{self.tenant_prefix(tenant)}proofs/{day_text(day)}.json"
+
     def requests_prefix(self, tenant: str) -> str:
         """A tenant's erasure requests; their ids are the next path components."""
         return f"{self.tenant_prefix(tenant)}requests/"
@@ -219,6 +225,18 @@ class Keyspace:
     def request(self, tenant: str, request: str, number: int) -> str:
         """Record `number` of an erasure request."""
         return f"{self.request_prefix(tenant, request)}{number_text(number)}.json"
+
+    def disposals_prefix(self, tenant: str) -> str:
+        """A tenant's requests for disposals; their ids are the next path components."""
+        return f"{self.tenant_prefix(tenant)}disposals/"
+
+    def disposal_prefix(self, tenant: str, request: str) -> str:
+        """All records of a request for a disposal."""
+        return f"{self.disposals_prefix(tenant)}{check_name(request, 'request id')}/"
+
+    def disposal(self, tenant: str, request: str, number: int) -> str:
+        """Record `number` of a request for a disposal."""
+        return f"{self.disposal_prefix(tenant, request)}{number_text(number)}.json"
 
     @property
     def audit_prefix(self) -> str:
@@ -325,7 +343,9 @@ _PATTERNS: dict[KeyKind, re.Pattern[str]] = {
         KeyKind.KEYRING: rf"{_SLOT}/{_DIGEST}\.keys",
         KeyKind.MANIFEST: rf"{_TENANT}/windows/(?P<source>{_NAME})/{_DAY}/{_NUMBER}\.parquet",
         KeyKind.INVENTORY: rf"{_TENANT}/inventory/date={_DAY}/(?P<index>{_INDEX})-{_NUMBER}\.parquet",
+        KeyKind.PROOFS: rf"{_TENANT}/proofs/{_DAY}\.json",
         KeyKind.REQUEST: rf"{_TENANT}/requests/(?P<request>{_NAME})/{_NUMBER}\.json",
+        KeyKind.DISPOSAL: rf"{_TENANT}/disposals/(?P<request>{_NAME})/{_NUMBER}\.json",
         KeyKind.AUDIT: rf"audit/(?P<writer>{_NAME})/{_NUMBER}\.json",
         KeyKind.CHECKPOINT: rf"audit/{CHECKPOINTS}/{_NUMBER}",
         KeyKind.CONFIG: rf"config/{_NUMBER}\.json",

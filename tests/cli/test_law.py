@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.support import new_repository, uri, vera
-from tests.protocol.packing import DAY, MemorySource, pack, some_files
+from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
+from tests.protocol.test_dispose import Ended
 from tests.protocol.test_hold import held_shards, shards_of
+from vera_core.operations.approval import require_approval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,3 +94,34 @@ def test_what_is_locked_until_when(store: S3Store) -> None:
     assert "LIT-2026-417" in shown.text
     assert "kept longer" in shown.text
     assert vera("locks", "--from", "2027-01-01", "--json").document["shards"] == 0
+
+
+def test_nothing_to_dispose_of_and_wrong_calls(store: S3Store) -> None:
+    plan = vera("dispose", "--json").document
+    assert (plan["shards"], plan["stage"]) == ([], "planned")
+    assert vera("dispose", "request", "year-1", "--reason", "over").code == 2
+    assert vera("dispose", "list").code == 0
+    assert vera("dispose", "show", "year-1").code == 3
+    for wrong in (("plan", "x"), ("show",), ("run", "x", "--reason", "y"), ("request", "x"), ("list", "--class")):
+        assert vera("dispose", *wrong).code == 2
+
+
+def test_a_disposal_by_two_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory, where years pass at once."""
+    store = Ended().at_end(tmp_path)
+    who = "ada"
+    monkeypatch.setattr("vera_core.cli.commands.dispose.open_repository", lambda _: opened(store, tmp_path, who))
+    require_approval(opened(store, tmp_path))
+    assert "may go" in vera("dispose", "--class", "std").text
+    asked = vera("dispose", "request", "year-1", "--to", DAY.isoformat(), "--reason", "over")
+    assert (asked.code, "vera dispose approve year-1" in asked.text) == (5, True)
+    assert vera("dispose", "approve", "year-1").code == 5, "not one's own"
+    who = "bob"
+    assert vera("dispose", "approve", "year-1").code == 0
+    assert vera("dispose", "run", "year-1").code == 0
+    certificate = vera("dispose", "show", "year-1", "--json").document
+    assert (certificate["requester"], certificate["approver"], certificate["signature"]) == ("ada", "bob", "")
+    assert all(item["disposed"] and len(item["shard"]["sha256"]) == 64 for item in certificate["shards"])
+    listed = vera("dispose", "list")
+    assert (listed.code, "year-1" in listed.text, "done" in listed.text) == (0, True, True)
+    assert vera("dispose", "decline", "year-1", "--reason", "too late").code == 0

@@ -24,6 +24,7 @@ LIGHT = (
     "hold",
     "retain",
     "locks",
+    "dispose",
 )
 """Commands that touch neither sources nor Parquet."""
 

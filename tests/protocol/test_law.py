@@ -1,10 +1,11 @@
-"""Holds beat erasures, repacks and time; extensions last; erased stays erased: whatever happens in whatever order.
+"""Holds beat erasure, repack, gc, disposal and time; extensions last; erased stays erased: in whatever order.
 
 A model of what must be there, held against the archive after every step of any history.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -30,11 +31,14 @@ from tests.protocol.test_hold import order as hold_order
 from tests.protocol.test_retain import order as retain_order
 from vera_core.erasures import Ground
 from vera_core.errors import ErasedError, NotFoundError, RestrictedError
+from vera_core.operations.disposals import DisposalDraft, plan_disposal, submit_disposal
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
+from vera_core.operations.gc import execute_gc, plan_gc
 from vera_core.operations.hold import execute_hold
 from vera_core.operations.retain import execute_retain
 from vera_core.operations.retrieve import Retriever
+from vera_core.operations.walk import all_slots
 from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -139,6 +143,46 @@ class Archive(RuleBasedStateMachine):
     @rule()
     def repack(self) -> None:
         assert repack(self.repo()).ok
+
+    @rule()
+    def collect(self) -> None:
+        """Deletes what does not count, a day after it was condemned."""
+        for _ in range(2):
+            repo = self.repo()
+            assert execute_gc(repo, plan_gc(repo, all_slots(repo))).ok
+            self.now += timedelta(days=2)
+
+    @rule()
+    def dispose(self) -> None:
+        """What may go goes: files whose retention has ended are there no more, or still, as their shards allow."""
+        self.steps += 1
+        repo = self.repo()
+        draft = DisposalDraft(tenant="default", id=f"d-{self.steps}", reason="over")
+        if plan_disposal(repo, draft).requested > plan_disposal(repo, draft).kept:
+            submit_disposal(repo, draft)
+        reader = Retriever(self.repo())
+        for uid in self.contents.keys() - self.erased:
+            try:
+                left = {item.sha256 for item in reader.versions(uid, DAY)}
+            except NotFoundError:
+                left = set()
+            kept = [hashlib.sha256(content).hexdigest() in left for content in self.contents[uid]]
+            count, until = self.kept.get(uid, (0, self.now))
+            assert all(kept[: self.held(uid)]), "what is held is never disposed of"
+            assert all(kept[: count if until > self.now else 0]), "nor what is kept longer"
+            self.forget(uid, kept)
+
+    def forget(self, uid: str, kept: list[bool]) -> None:
+        """The versions that were disposed of are no more; if none is left the uid is as good as new."""
+        self.contents[uid] = [content for content, there in zip(self.contents[uid], kept, strict=True) if there]
+        for counts in self.holds.values():
+            if uid in counts:
+                counts[uid] = sum(kept[: counts[uid]])
+        if uid in self.kept:
+            self.kept[uid] = (sum(kept[: self.kept[uid][0]]), self.kept[uid][1])
+        if not self.contents[uid]:
+            del self.contents[uid]
+            self.kept.pop(uid, None)
 
     @rule(days=st.sampled_from([1, 40, 200, 1500]))
     def wait(self, days: int) -> None:

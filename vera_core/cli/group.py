@@ -33,6 +33,7 @@ COMMANDS = {
     "hold": "Keep files for a legal case, or let them go.",
     "retain": "Keep files longer than their retention class says.",
     "locks": "Show what is locked or held, until when.",
+    "dispose": "Let go what no law keeps any more.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
     "recover": "Save what can be saved of a damaged shard.",
     "repack": "Leave erased files behind: write what lives of their shards into new ones.",

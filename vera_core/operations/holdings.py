@@ -27,11 +27,12 @@ class Holdings:
     """What the log says of a slot's versions.
 
     `commits`: VersionId of every shard that ever counted -> the commits whose versions it may hold. `left_out`: the
-    erased versions that repacks left behind.
+    erased versions that repacks left behind. `disposed`: the commits of which versions were disposed of.
     """
 
     commits: dict[str, frozenset[int]] = field(default_factory=dict)
     left_out: set[Origin] = field(default_factory=set)
+    disposed: set[int] = field(default_factory=set)
 
     def shards_with(self, state: SlotState, commit: int) -> list[ShardRef]:
         """The live shards that hold what is left of a commit's versions; not the copies that extensions made."""
@@ -53,11 +54,11 @@ def removable(state: SlotState) -> dict[str, int]:
     `state` must come from the whole log.
     """
     lies = holdings(state)
-    counts: defaultdict[str, int] = defaultdict(int)
     holding: defaultdict[int, list[ShardRef]] = defaultdict(list)
     for shard in state.live():
         for commit in lies.commits.get(shard.version_id, NONE):
             holding[commit].append(shard)
+    counts: defaultdict[str, int] = defaultdict(int)
     for uid, origins in tombstones(state).items():
         key = key_of(uid.encode("utf-8", "surrogatepass"))
         for origin in origins - lies.left_out:
@@ -100,3 +101,6 @@ def _take(found: Holdings, record: Record) -> None:
     elif record.type == "retain":
         copied = {Origin(*version).commit for item in body["entries"] for version in item["versions"]}
         found.commits[body["shard"]["version_id"]] = frozenset(copied)
+    elif record.type == "dispose":
+        gone = [found.commits.get(item["version_id"], NONE) for item in body["shards"]]
+        found.disposed.update(NONE.union(*gone))

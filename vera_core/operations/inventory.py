@@ -118,9 +118,9 @@ def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int
         written = _write_rows(repo, slot, state.head.number, scratch)
         seen = len(state.records)
         log.refresh(state)
-        if not any(record.type == "tombstone" for record in state.records[seen:]):
+        if not any(record.type in ("tombstone", "dispose") for record in state.records[seen:]):
             return written
-        # Whoever erased looked for files to remove before this one was there.
+        # Whoever erased or disposed looked for files to remove before this one was there.
 
 
 def _write_rows(repo: Repository, slot: Slot, number: int, scratch: Path) -> tuple[range, int, int]:

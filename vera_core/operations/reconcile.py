@@ -80,10 +80,14 @@ class Archived:
 def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, side: Archived) -> Iterator[Finding]:
     """Compares a part's rows, read again from the source, with what is archived of them.
 
+    Of a part whose retention has ended, and which was disposed of, nothing is left to compare.
+
     Raises:
         UnavailableError: the source can't be reached.
     """
-    part, state = side.part, side.state
+    part = side.part
+    if part.number in side.lies.disposed:
+        return
     rejected = {number for ranges in part.rejects.values() for first, end in ranges for number in range(first, end)}
     batches = frozen.manifest.batches(part.first, part.end)
     loaded = load_with(source, batches, lambda contents, _: facts_of(contents), threads=repo.workplace.threads)
@@ -104,7 +108,7 @@ def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, sid
     joined: Any = now.drop_duplicates().merge(kept.drop_duplicates(), how="outer", on=COLUMNS, indicator=True)
     readers = ShardReaders(repo)
     for line in joined[joined["_merge"] == "left_only"].itertuples(index=False):
-        if line.uid not in left_behind and not _stands_elsewhere(readers, state, str(line.uid), bytes(line.sha256)):
+        if line.uid not in left_behind and not _stands_elsewhere(readers, side, str(line.uid), bytes(line.sha256)):
             yield Finding(
                 what=f"not archived: the source gives {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
                 uid=str(line.uid),
@@ -121,9 +125,15 @@ def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, sid
         )
 
 
-def _stands_elsewhere(readers: ShardReaders, state: SlotState, uid: str, sha256: bytes) -> bool:
-    """Whether some version of the uid in the slot has that content: what `equal` rows claim."""
-    return any(version.entry.sha256 == sha256 for version in versions_of(readers, state, uid, uid_key(uid)))
+def _stands_elsewhere(readers: ShardReaders, side: Archived, uid: str, sha256: bytes) -> bool:
+    """Whether some version of the uid in the slot has that content: what `equal` rows claim.
+
+    Or may have had it: where the slot has none any more, it can have been disposed of.
+    """
+    versions = versions_of(readers, side.state, uid, uid_key(uid))
+    if not versions and side.lies.disposed:
+        return True
+    return any(version.entry.sha256 == sha256 for version in versions)
 
 
 def _source_side(

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from vera_core.keyspace import KeyKind, number_text
+from vera_core.operations.disposals import disposal_ids
 from vera_core.operations.erasure_reports import request_ids
 from vera_core.operations.report import Finding
 from vera_core.operations.walk import tenants
@@ -40,6 +41,8 @@ def record_places(repo: Repository, tenant: str | None) -> Iterator[Place]:
         yield prefix, partial(_beside_manifests, repo, prefix)
         for request in request_ids(repo, name):
             yield _log_place(repo, repo.keys.request_prefix(name, request), partial(repo.keys.request, name, request))
+        for request in disposal_ids(repo, name):
+            yield _log_place(repo, repo.keys.disposal_prefix(name, request), partial(repo.keys.disposal, name, request))
 
 
 def audit_writers(repo: Repository) -> Iterator[str]:
