@@ -67,7 +67,8 @@ class ErasureRequest:
 
     `requester` asked for it, `recorder` stored it here, mostly the same person; `received` is when the person asked,
     from which the law's month counts; `approver` and `decliner` are "" as long as nobody was. A file is in `erased`,
-    `missing` (not found) or `refused` once it was tried; else it is still open.
+    `missing` (not found) or `refused` once it was tried; else it is still open. `last_erased` is when it was said for
+    the last time that files are erased.
     """
 
     tenant: str
@@ -83,6 +84,7 @@ class ErasureRequest:
     missing: frozenset[int] = frozenset()
     refused: Mapping[int, Refusal] = field(default_factory=dict)
     hidden_until: datetime | None = None
+    last_erased: datetime | None = None
     finished: datetime | None = None
 
     @property
@@ -199,6 +201,7 @@ def _apply_done(before: ErasureRequest | None, record: Record) -> ErasureRequest
         missing=missing,
         refused={place: item for place, item in before.refused.items() if place not in erased | missing},
         hidden_until=max(ends, default=None),
+        last_erased=parse_time(body["time"]) if body["erased"] else before.last_erased,
     )
     return replace(after, finished=parse_time(body["time"])) if not after.open else after
 

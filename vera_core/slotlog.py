@@ -156,8 +156,11 @@ class SlotLog:
             return "damaged, or put there by a stranger"
         if blob.data == encode_sidecar(state):
             return ""
-        known = there.head.number <= state.head.number and state.records[there.head.number - 1].digest
-        return "behind the log" if known == there.head.digest else "not of this log"
+        if there.head.number < state.head.number and blob.data == encode_sidecar(
+            self.before(state, there.head.number + 1)
+        ):
+            return "behind the log"
+        return "not of this log"
 
     def _sidecar_blob(self) -> Blob | None:
         try:

@@ -17,7 +17,7 @@ from vera_core.operations.report import Finding, Report, figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import date, datetime, timedelta
 
     from vera_core.erasures import ErasureRequest
     from vera_core.operations.erasure_reports import Stage
@@ -29,7 +29,10 @@ NEAR = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLine:
-    """Where one request stands; `hide_by` is when its files must be out of sight, None where none waits."""
+    """Where one request stands; `hide_by` is when its files must be out of sight, None where none waits.
+
+    `erased_days` are the UTC days of the slots in which it erased files, `last_erased` is when it last did.
+    """
 
     request: str
     stage: Stage
@@ -38,6 +41,8 @@ class RequestLine:
     received: datetime
     hide_by: datetime | None
     hidden_until: datetime | None
+    last_erased: datetime | None
+    erased_days: tuple[date, ...]
     requested: int
     erased: int
     refused: int
@@ -47,9 +52,13 @@ class RequestLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsReport(Report):
-    """A tenant's requests, oldest first; `findings` name those that are overdue (errors) or will be soon (warnings)."""
+    """A tenant's requests, oldest first; `findings` name those that are overdue (errors) or will be soon (warnings).
+
+    `now` is the store's time as of which this is so.
+    """
 
     tenant: str
+    now: datetime
     requests: tuple[RequestLine, ...]
     findings: tuple[Finding, ...]
     count: int = figure("requests")
@@ -75,7 +84,7 @@ def survey_requests(
     found.sort(key=lambda request: (request.received, request.id))
     findings += [finding for request in found for finding in _judge(repo, request, within, now)]
     return RequestsReport(
-        ok=not any(finding.severity == "error" for finding in findings), tenant=tenant,
+        ok=not any(finding.severity == "error" for finding in findings), tenant=tenant, now=now,
         requests=tuple(_line(repo, request, within, now) for request in found), findings=tuple(findings),
         count=len(found), unfinished=sum(bool(request.open) for request in found),
         waiting=sum(len(_waiting(request, now)) for request in found),
@@ -122,6 +131,13 @@ def _line(repo: Repository, request: ErasureRequest, within: timedelta, now: dat
     return RequestLine(
         request=request.id, stage=stage_of(repo, request), requester=request.requester, approver=request.approver,
         received=request.received, hide_by=min(waiting) + within if waiting else None,
-        hidden_until=request.hidden_until, requested=len(request.targets), erased=len(request.erased),
-        refused=len(request.refused), missing=len(request.missing), open=len(request.open),
+        hidden_until=request.hidden_until, last_erased=request.last_erased, erased_days=_erased_days(repo, request),
+        requested=len(request.targets), erased=len(request.erased), refused=len(request.refused),
+        missing=len(request.missing), open=len(request.open),
     )  # fmt: skip
+
+
+def _erased_days(repo: Repository, request: ErasureRequest) -> tuple[date, ...]:
+    routing = repo.config.routing
+    targets = (request.targets[place] for place in request.erased)
+    return tuple(sorted({routing.slot(request.tenant, item.uid, item.created_at).day for item in targets}))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 INTEGRITY = "integrity"
 WORM_LOCK = "worm_lock"
 FINDINGS_SHOWN = 1000
+HARMLESS = ("missing", "behind the log")
+"""Troubles of a sidecar that cost readers a few requests and nothing else: what crashes leave, and racing writers."""
 REPAIR = (
     "Pack its window again from the source, restore it from a replica of the bucket, or save what is left of it with "
     "`vera recover`."
@@ -142,6 +144,21 @@ def log_lock_trouble(repo: Repository, log: SlotLog, state: SlotState) -> list[F
         finding
         for record in state.records
         for finding in lock_trouble(repo, log.chain.key_of(record.number), record.version_id, wanted)
+    ]
+
+
+def sidecar_trouble(log: SlotLog, state: SlotState) -> list[Finding]:
+    """Compares a slot's sidecar with its whole log, which gave `state`; a warning where that harms nobody."""
+    trouble = log.sidecar_trouble(state)
+    if not trouble:
+        return []
+    return [
+        Finding(
+            what=f"the sidecar is {trouble}",
+            key=log.keys.sidecar(log.slot),
+            todo="Run `vera doctor` to rebuild it from the log.",
+            severity="warning" if trouble in HARMLESS else "error",
+        )
     ]
 
 
