@@ -101,8 +101,9 @@ class EncodedBatch:
             yield Encoded(Codec(codec), int(parameter), stored, int(crc), sha256.tobytes(), int(size))
 
 
-class _Method(NamedTuple):
-    """A way to compress: the codec and, for zstd, level and dictionary (0: none)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Method:
+    """A way to compress: the codec and, for zstd, level and dictionary (0: none). Each is made once, and is itself."""
 
     codec: Codec
     level: int = 0
@@ -112,12 +113,13 @@ class _Method(NamedTuple):
 _RAW = _Method(Codec.RAW)
 _CONSTANT = _Method(Codec.CONSTANT)
 
-_METHODS: dict[Policy, tuple[tuple[int, _Method], ...]] = {
-    # (largest size in bytes, method). lz4 is for larger contents only: it gives up the interpreter lock on each call.
-    Policy.FAST: ((16 << 10, _Method(Codec.ZSTD, -1)), (MAX_INLINE, _Method(Codec.LZ4))),
-    # Without a dictionary level 1 is neither faster nor smaller on small contents.
-    Policy.BALANCED: ((MAX_INLINE, _Method(Codec.ZSTD, 3)),),
-    Policy.SMALL: ((MAX_INLINE, _Method(Codec.ZSTD, 12)),),
+_SMALL_UP_TO = 16 << 10
+_METHODS: dict[Policy, tuple[_Method, _Method]] = {
+    # For contents up to `_SMALL_UP_TO` bytes, and larger ones. lz4 is not for the former: it gives up the interpreter
+    # lock on each call. Without a dictionary level 1 is neither faster nor smaller on small contents than level 3.
+    Policy.FAST: (_Method(Codec.ZSTD, -1), _Method(Codec.LZ4)),
+    Policy.BALANCED: (_Method(Codec.ZSTD, 3),) * 2,
+    Policy.SMALL: (_Method(Codec.ZSTD, 12),) * 2,
 }
 DICTIONARY_LEVELS = {Policy.FAST: (1,), Policy.BALANCED: (1, 3), Policy.SMALL: (12,)}
 """zstd levels of contents with a dictionary: the first, or another where that is smaller on the sample."""
@@ -162,10 +164,6 @@ class Trained:
     kinds: Mapping[str, int] = field(default_factory=dict)
     levels: tuple[int, ...] = ()
 
-    def number(self, kind: str) -> int:
-        """The dictionary for files of a kind; 0 for none."""
-        return self.kinds.get(kind, self.kinds.get("", 0))
-
 
 class _Compressors(threading.local):
     """A thread's compressors: they are dear to make and not safe to share."""
@@ -180,12 +178,14 @@ class Encoder:
     def __init__(
         self, policy: Policy = Policy.BALANCED, trained: Trained | None = None, *, digest_with: Digest = digest
     ) -> None:
-        self.policy = policy
         self.trained = trained or Trained()
+        self._usual, self._sparing = _METHODS[policy], policy is not Policy.SMALL
         self._digest = digest_with
         self._loaded = [zstandard.ZstdCompressionDict(data) for data in self.trained.dictionaries]
         levels = self.trained.levels or DICTIONARY_LEVELS[policy][:1] * len(self._loaded)
-        self._with_dictionary = [_Method(Codec.ZSTD, level, number) for number, level in enumerate(levels, 1)]
+        with_dictionary = [None, *(_Method(Codec.ZSTD, level, number) for number, level in enumerate(levels, 1))]
+        self._by_kind = {kind: with_dictionary[number] for kind, number in self.trained.kinds.items()}
+        self._of_others = self._by_kind.get("")
         for loaded, level in zip(self._loaded, levels, strict=True):
             loaded.precompute_compress(level=level)
         self._contexts = _Compressors()
@@ -225,12 +225,10 @@ class Encoder:
         return EncodedBatch(facts, b"".join(stored))
 
     def _method(self, content: bytes, media_type: str) -> _Method:
-        method = choose(content, self.policy)
-        if self._loaded and method.codec in COMPRESSING and len(content) <= DICTIONARY_UP_TO:
-            number = self.trained.number(kind_of(content, media_type))
-            if number:
-                return self._with_dictionary[number - 1]
-        return method
+        method = _chosen(content, self._usual, sparing=self._sparing)
+        if method is _RAW or method is _CONSTANT or not self._loaded or len(content) > DICTIONARY_UP_TO:
+            return method
+        return self._by_kind.get(kind_of(content, media_type), self._of_others) or method
 
     def _compress(
         self, contents: list[bytes], sizes: NDArray[np.int64], method: _Method
@@ -318,23 +316,27 @@ def choose(content: bytes, policy: Policy) -> _Method:
     Raises:
         UsageError: the content is larger than `MAX_INLINE`.
     """
+    return _chosen(content, _METHODS[policy], sparing=policy is not Policy.SMALL)
+
+
+def _chosen(content: bytes, usual: tuple[_Method, _Method], *, sparing: bool) -> _Method:
+    """As `choose`, with less to look up."""
     size = len(content)
     if size == 0:
         return _RAW
     first = content[0]
     if first == content[-1] == content[size >> 1] and content.count(first) == size:
         return _CONSTANT
-    if policy is not Policy.SMALL and (
+    if sparing and (
         (first in _FIRST_BYTES and _has_magic(content)) or (size >= _SAMPLE_FROM and looks_random(content))
     ):
         return _RAW
-    for limit, method in _METHODS[policy]:
-        if size <= limit:
-            return method
-    raise UsageError(
-        f"a content of {size} bytes is larger than the {MAX_INLINE} bytes held in memory",
-        todo="Stream it to a shard of its own.",
-    )
+    if size > MAX_INLINE:
+        raise UsageError(
+            f"a content of {size} bytes is larger than the {MAX_INLINE} bytes held in memory",
+            todo="Stream it to a shard of its own.",
+        )
+    return usual[size > _SMALL_UP_TO]
 
 
 def looks_random(content: bytes) -> bool:
