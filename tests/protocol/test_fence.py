@@ -12,10 +12,14 @@ from vera_core.errors import IncompatibleError
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.due import Migration
 from vera_core.operations.epochs import set_epoch
+from vera_core.operations.gc import GRACE, GcLine, GcPlan, Sort, Step, execute_gc
 from vera_core.operations.inventory import write_inventory
 from vera_core.operations.migrate import verify_packed
 from vera_core.operations.pack import freeze_rows, pack_window
+from vera_core.operations.repack import rewrite_slots
+from vera_core.operations.rewrite import Purpose
 from vera_core.operations.verify import verify_window
+from vera_core.operations.walk import all_slots
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState
 
@@ -42,12 +46,27 @@ def verdict(repo: Repository) -> None:
     verify_packed(Migration(repo=repo, source=SOURCE, state=state), SOURCE.window())
 
 
+def rewrite(repo: Repository) -> None:
+    purpose = Purpose("merge", lambda _: [], repo.config.compression)
+    rewrite_slots(repo, purpose, list(all_slots(repo)), files=0)
+
+
+def collect(repo: Repository) -> None:
+    slot = next(iter(all_slots(repo)))
+    line = GcLine(
+        slot=slot, key="", version_id="", size=0, sort=Sort.GARBAGE, step=Step.CONDEMN, due=None,
+    )  # fmt: skip
+    execute_gc(repo, GcPlan(grace=GRACE, lines=(line,)))
+
+
 WRITERS: dict[str, Callable[[Repository], object]] = {
     "freeze": lambda repo: freeze_rows(repo, SOURCE, SOURCE.window(revision=2)),
     "pack": lambda repo: pack_window(repo, SOURCE, SOURCE.window(revision=2)),
     "epoch": lambda repo: set_epoch(repo, DAY.replace(year=2030), 4),
     "inventory": lambda repo: write_inventory(repo, SOURCE.tenant, DAY),
     "doctor": doctor,
+    "repack": rewrite,
+    "gc": collect,
     "verdict": verdict,
 }
 

@@ -21,6 +21,7 @@ from tests.protocol.repacking import append, copied, erase, live_shards, living,
 from tests.protocol.slots_support import condemn
 from tests.protocol.test_repack import ONE_SLOT, Clock, assert_sound
 from vera_core.errors import UnavailableError, UsageError
+from vera_core.model import LockMode
 from vera_core.operations.gc import GcPlan, GcReport, Sort, Step, execute_gc, plan_gc
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -272,3 +273,21 @@ def test_any_request_of_a_collection_may_fail_or_be_the_last(world: World, actio
 def test_a_grace_that_readers_could_notice_is_refused(world: World) -> None:
     with pytest.raises(UsageError, match="grace"):
         plan_gc(world.repo(), [], grace=timedelta(minutes=5))
+
+
+def test_a_repository_without_locks_is_repacked_and_collected_too(tmp_path: Path) -> None:
+    """Superseded shards go after the grace period, garbage a day later."""
+    clock = Clock()
+    store = MemoryStore(clock=clock, object_lock=False)
+    repo = make_repository(store, tmp_path, routing=ONE_SLOT, lock_mode=LockMode.NONE)
+    pack(repo, MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(6)]))
+    erase(repo, "doc/1")
+    before = living(repo)
+    assert repack(repo).left_out == 1
+    for hours, condemned, deleted in ((0, 1, 0), (23, 0, 0), (2, 0, 1), (0, 0, 0)):
+        clock.moment += timedelta(hours=hours)
+        now = opened(store, tmp_path)
+        report = execute_gc(now, plan_gc(now, all_slots(now)))
+        assert (report.condemned, report.deleted) == (condemned, deleted), hours
+    assert living(opened(store, tmp_path)) == before
+    assert len([info for info in store.list_versions("") if info.key.endswith(".vera")]) == 1

@@ -21,7 +21,7 @@ from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.repository import SHORT_LOCK
-from vera_core.operations.told import told
+from vera_core.operations.told import none_is_wrong, told
 from vera_core.slotrecords import apply
 from vera_core.slots import SlotState
 from vera_core.store.base import MissingObjectError
@@ -135,7 +135,7 @@ def plan_gc(
     delete = [line for line in lines if line.step is Step.DELETE]
     waiting = [line for line in lines if line.step is Step.WAIT]
     return GcPlan(
-        ok=not findings, grace=grace, lines=tuple(lines), findings=tuple(findings), slots=count,
+        ok=none_is_wrong(findings), grace=grace, lines=tuple(lines), findings=tuple(findings), slots=count,
         condemn=sum(line.step is Step.CONDEMN for line in lines), delete=len(delete), delete_bytes=_size(delete),
         saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), seconds=time.monotonic() - began,
     )  # fmt: skip
@@ -183,8 +183,8 @@ def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None
             "versions": [[line.key, line.version_id] for line in deleted][:VERSIONS_AUDITED],
         }
     return GcReport(
-        ok=not findings, findings=tuple(findings), kept=tuple(kept), condemned=condemned, deleted=len(deleted),
-        deleted_bytes=_size(deleted), saved=_cost(deleted), seconds=time.monotonic() - began,
+        ok=none_is_wrong(findings), findings=tuple(findings), kept=tuple(kept), condemned=condemned,
+        deleted=len(deleted), deleted_bytes=_size(deleted), saved=_cost(deleted), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from vera_core.operations.holdings import removable
 from vera_core.operations.repack import by_class, is_unsealed_repack, rewrite_slots
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose
-from vera_core.operations.told import told
+from vera_core.operations.told import none_is_wrong, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +101,7 @@ def plan_optimize(
     saved = sum(line.saved for line in lines)
     before = monthly(S3_STANDARD_IA, objects=shards, stored_bytes=size)
     return OptimizePlan(
-        ok=not findings, least_saved=least_saved, lines=tuple(lines), unsealed=tuple(unsealed),
+        ok=none_is_wrong(findings), least_saved=least_saved, lines=tuple(lines), unsealed=tuple(unsealed),
         findings=tuple(findings), slots=count, due=len({line.slot for line in lines}), rolled=len(unsealed),
         shards=shards, saved=saved, size=size,
         saved_cost=before - monthly(S3_STANDARD_IA, objects=shards - saved, stored_bytes=size),

@@ -21,7 +21,7 @@ from vera_core.operations.inspector import inspector
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose, Rewriting, Rewritten
-from vera_core.operations.told import told
+from vera_core.operations.told import none_is_wrong, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -124,7 +124,7 @@ def plan_repack(
         if progress is not None:
             progress(count)
     return RepackPlan(
-        ok=not findings, ratio=ratio, lines=tuple(lines), unsealed=tuple(unsealed), findings=tuple(findings),
+        ok=none_is_wrong(findings), ratio=ratio, lines=tuple(lines), unsealed=tuple(unsealed), findings=tuple(findings),
         slots=count, due=len({line.slot for line in lines}), rolled=len(unsealed),
         shards=sum(line.shards for line in lines),
         moving=sum(line.moving for line in lines), erased=sum(line.erased for line in lines),
@@ -242,7 +242,7 @@ def _report(reason: str, done: Sequence[Rewritten], findings: Sequence[Finding],
     replaced = [shard for each in done for shard in each.replaced]
     shards = [shard for each in done for shard in each.shards]
     return RepackReport(
-        ok=not findings, reason=reason, done=tuple(done), findings=tuple(findings), replaced=len(replaced),
+        ok=none_is_wrong(findings), reason=reason, done=tuple(done), findings=tuple(findings), replaced=len(replaced),
         shards=len(shards), files=files, left_out=sum(each.left_out for each in done),
         size_before=sum(shard.size for shard in replaced), size_after=sum(shard.size for shard in shards),
         files_per_second=files / seconds if files else 0.0, seconds=seconds,
