@@ -19,6 +19,7 @@ from tests.protocol.packing import (
 )
 from tests.protocol.repacking import append, copied, erase, live_shards, living, readers_agree, repack
 from tests.protocol.slots_support import condemn
+from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, Clock, assert_sound
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import LockMode
@@ -291,3 +292,23 @@ def test_a_repository_without_locks_is_repacked_and_collected_too(tmp_path: Path
         assert (report.condemned, report.deleted) == (condemned, deleted), hours
     assert living(opened(store, tmp_path)) == before
     assert len([info for info in store.list_versions("") if info.key.endswith(".vera")]) == 1
+
+
+def test_a_shard_is_repaired_though_what_its_rows_were_judged_by_is_gone(world: World) -> None:
+    """The shards of then were repacked and deleted; what became of them tells the same of rows that are equal."""
+    first = MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(9)], name="first")
+    second = MemorySource([*first.files[2:5], File("more", b"more")], name="second")
+    pack(world.repo(), first)
+    assert pack(world.repo(), second).equal == 3
+    later = live_shards(world.repo())[1]
+    erase(world.repo(), "doc/8")
+    repack(world.repo())
+    for _ in range(3):
+        world.later(days=101)
+        world.collect()
+    assert world.versions() == {shard.version_id for shard in live_shards(world.repo())}
+    damage(world.store, later.key, later.version_id)
+    report = pack(world.repo(), second)
+    assert (report.archived, report.equal) == (1, 3)
+    assert Retriever(world.repo()).get("more", DAY) == b"more"
+    assert later.version_id not in {shard.version_id for shard in live_shards(world.repo())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from vera_core.operations.load import stream_digest
@@ -24,12 +25,14 @@ UNREAD = (OSError, MissingObjectError)
 class Judge:
     """Judges rows by a slot's state as it is now; later records don't change the verdicts.
 
-    Rows come sorted by key, so that the lookups in the slot's shards walk each shard's index once.
+    With `before`, only versions of commits with lower numbers count: what came later is not looked at. Rows come sorted
+    by key, so that the lookups in the slot's shards walk each shard's index once.
     """
 
-    __slots__ = ("_erased", "_live", "_readers", "_state")
+    __slots__ = ("_before", "_erased", "_live", "_readers", "_state")
 
-    def __init__(self, repo: Repository, state: SlotState) -> None:
+    def __init__(self, repo: Repository, state: SlotState, *, before: int = sys.maxsize) -> None:
+        self._before = before
         self._state = state.snapshot()
         self._erased = self._state.erased
         self._live = self._state.live()
@@ -58,7 +61,7 @@ class Judge:
         alive = [
             version
             for version in versions_of(self._readers, self._state, row.uid, row.key)
-            if not self._state.is_dead(version.origin)
+            if version.origin.commit < self._before and not self._state.is_dead(version.origin)
         ]
         if not alive:
             return None

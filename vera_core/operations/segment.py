@@ -19,6 +19,7 @@ from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.holdings import holdings
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.supersede import OutrunError, Replacement, supersede
@@ -185,8 +186,7 @@ class _SegmentPacker:
 
     def _repair(self, part: Part, shard: ShardRef, damage: Exception) -> None:
         repo = self.job.repo
-        judge = Judge(repo, self.log.before(self.state, part.number))
-        built = self.build(part.first, part.end, judge)
+        built = self.build(part.first, part.end, self._judge_before(part))
         try:
             if built.local is None or built.local.sha256.hex() != shard.sha256:
                 raise IntegrityError(
@@ -209,6 +209,16 @@ class _SegmentPacker:
             sync_legal_holds(repo, self.log, self.state)
         finally:
             built.discard()
+
+    def _judge_before(self, part: Part) -> Judge:
+        """A judge by what the slot held before a part was committed, wherever repacks have moved that since."""
+        past = self.log.before(self.state, part.number)
+        commits = holdings(self.state).commits
+        past.shards = {}
+        for shard in self.state.live():
+            if min(commits.get(shard.version_id, ()), default=part.number) < part.number:
+                past.shards.setdefault(shard.number, []).append(shard)
+        return Judge(self.job.repo, past, before=part.number)
 
     def _plan_holds(self, seen: int, built: BuiltPart) -> bool:
         """Whether the records after `seen` leave a built part as it is: commits of other rows of the same manifest."""
