@@ -283,3 +283,24 @@ def test_a_repack_killed_before_each_step(archive: tuple[S3Store, Path], worker:
     plan = plan_doctor(repo)
     assert (plan.unsealed, plan.sidecars, plan.findings) == (0, 0, ())
     assert not list(spool.glob("vera-*")), "what the killed process left in the spool is gone"
+
+
+def test_who_dies_before_the_legal_hold_is_followed_by_the_next(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+
+    def is_held() -> bool:
+        """Whether the shard that holds the version is under an S3 legal hold."""
+        place = Retriever(opened(store, tmp_path)).stat("doc/4", DAY)
+        return store.get_hold(place.shard, place.version_id)
+
+    repo = opened(store, tmp_path)
+    commit, ordinal = map(int, Retriever(repo).stat("doc/4", DAY).version.split("."))
+    append(repo, next(iter(all_slots(repo))), hold("doc/4", (commit, ordinal)))
+    execute_doctor(repo, plan_doctor(repo))
+    assert is_held()
+    dying = FaultyStore(store, [Rule(Action.FAIL, "set_hold", times=None)])
+    with pytest.raises(UnavailableError):
+        repack(opened(dying, tmp_path))
+    assert not is_held()
+    repack(opened(store, tmp_path))
+    assert is_held()

@@ -99,6 +99,8 @@ class Rewriting:
         """
         log = self.repo.slot_log(slot)
         state = roll_forward(self.repo, log)
+        # What whoever died after the last repack did not come to.
+        sync_legal_holds(self.repo, log, state)
         sealed = state.head.number
         useless: set[frozenset[tuple[str, str]]] = set()
         lost = 0
