@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.support import new_repository, uri, vera
+from tests.protocol.law import held_shards, shards_of
 from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
 from tests.protocol.test_dispose import Ended
-from tests.protocol.test_hold import held_shards, shards_of
 from vera_core.operations.approval import require_approval
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.protocol.law import hold_order, retain_order
 from tests.protocol.packing import DAY, KEYS, MemorySource, copied, make_repository, opened, pack, some_files
-from tests.protocol.test_hold import order as hold_order
-from tests.protocol.test_retain import order as retain_order
 from vera_core.errors import (
     ConflictError,
     IncompatibleError,

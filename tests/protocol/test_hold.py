@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.erasing import MIDNIGHT, draft
-from tests.protocol.packing import DAY, KEYS, File, MemorySource, copied, make_repository, opened, pack, some_files
+from tests.protocol.erasing import draft
+from tests.protocol.law import held_shards, held_uids, hold_order, shards_of
+from tests.protocol.packing import DAY, File, MemorySource, copied, make_repository, opened, pack, some_files
 from tests.protocol.repacking import erase, repack
 from tests.protocol.test_races import damage
-from vera_core.erasures import Ground, Target
+from vera_core.erasures import Ground
 from vera_core.errors import NotFoundError, RestrictedError, UnavailableError, UnsafeStoreError, UsageError, VeraError
-from vera_core.keyspace import KeyKind
 from vera_core.model import LockMode, Origin
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 UIDS = [file.uid for file in some_files(30)][:8]
 
 
-def order(*uids: str, case: str = "LIT-417", release: bool = False) -> HoldOrder:
-    targets = tuple(Target(uid, MIDNIGHT) for uid in uids)
-    return HoldOrder(tenant="default", case=case, reason="litigation", targets=targets, release=release)
-
-
 def place(store: ObjectStore, spool: Path, wanted: HoldOrder) -> HoldReport:
     """As a process of its own would."""
     return execute_hold(opened(store, spool), wanted)
@@ -47,27 +42,6 @@ def place(store: ObjectStore, spool: Path, wanted: HoldOrder) -> HoldReport:
 def states(store: ObjectStore, spool: Path) -> list[SlotState]:
     repo = opened(store, spool)
     return [repo.slot_log(slot).load() for slot in all_slots(repo)]
-
-
-def held_uids(store: ObjectStore, spool: Path, case: str = "LIT-417") -> set[str]:
-    """What the logs say is held for a case."""
-    return {uid for state in states(store, spool) for uid in state.holds.get(case, {}).values()}
-
-
-def held_shards(store: ObjectStore) -> set[str]:
-    """VersionIds of the shards that the store holds."""
-    return {
-        info.version_id
-        for info in store.list_versions(KEYS.root)
-        if KEYS.parse(info.key).kind is KeyKind.SHARD
-        and not info.is_delete_marker
-        and store.get_hold(info.key, info.version_id)
-    }
-
-
-def shards_of(store: ObjectStore, spool: Path, *uids: str) -> set[str]:
-    reader = Retriever(opened(store, spool))
-    return {report.version_id for uid in uids for report in reader.versions(uid, DAY)}
 
 
 def packed(store: ObjectStore, spool: Path, files: int = 30) -> Repository:
@@ -87,50 +61,50 @@ def repo(memory_store: MemoryStore, tmp_path: Path) -> Repository:
 def test_a_held_file_keeps_its_shard_until_no_case_needs_it(store: ObjectStore, tmp_path: Path) -> None:
     packed(store, tmp_path)
     one, two = UIDS[0], UIDS[1]
-    plan = plan_hold(opened(store, tmp_path), order(one, two))
+    plan = plan_hold(opened(store, tmp_path), hold_order(one, two))
     assert [file.outcome for file in plan.files] == [Outcome.PLANNED] * 2
     assert held_uids(store, tmp_path) == held_shards(store) == set()
 
-    report = place(store, tmp_path, order(one, two))
+    report = place(store, tmp_path, hold_order(one, two))
     assert (report.ok, report.changed, report.before) == (True, 2, 0)
     assert held_uids(store, tmp_path) == {one, two}
     assert held_shards(store) == shards_of(store, tmp_path, one, two)
-    again = place(store, tmp_path, order(one, two))
+    again = place(store, tmp_path, hold_order(one, two))
     assert (again.changed, again.before) == (0, 2)
-    place(store, tmp_path, order(one, case="tax audit 2026"))
+    place(store, tmp_path, hold_order(one, case="tax audit 2026"))
 
-    first = place(store, tmp_path, order(one, two, release=True))
+    first = place(store, tmp_path, hold_order(one, two, release=True))
     cases = {file.uid: file.cases for file in first.files}
     assert cases == {one: ("tax audit 2026",), two: ()}
     assert held_shards(store) == shards_of(store, tmp_path, one)
-    assert place(store, tmp_path, order(one, two, release=True)).before == 2
-    place(store, tmp_path, order(one, case="tax audit 2026", release=True))
+    assert place(store, tmp_path, hold_order(one, two, release=True)).before == 2
+    place(store, tmp_path, hold_order(one, case="tax audit 2026", release=True))
     assert held_shards(store) == set()
     assert plan_doctor(opened(store, tmp_path)).ok
     assert [len(state.holds) for state in states(store, tmp_path)] == [0, 0]
 
 
 def test_a_whole_case_is_released_at_once(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
-    execute_hold(repo, order(*UIDS))
-    execute_hold(repo, order(UIDS[0], case="another"))
-    assert plan_hold(repo, order(release=True)).changed == len(UIDS)
-    assert execute_hold(repo, order(release=True)).changed == len(UIDS)
+    execute_hold(repo, hold_order(*UIDS))
+    execute_hold(repo, hold_order(UIDS[0], case="another"))
+    assert plan_hold(repo, hold_order(release=True)).changed == len(UIDS)
+    assert execute_hold(repo, hold_order(release=True)).changed == len(UIDS)
     assert held_shards(memory_store) == shards_of(memory_store, tmp_path, UIDS[0])
     with pytest.raises(NotFoundError, match="no file is held"):
-        execute_hold(repo, order(release=True))
+        execute_hold(repo, hold_order(release=True))
 
 
 def test_nothing_is_held_if_a_file_is_unknown(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
     submit(repo, draft(UIDS[3]))
     before = len(list(memory_store.list_versions("")))
     for unknown in ("no such file", UIDS[3]):
-        plan = plan_hold(repo, order(UIDS[0], unknown))
+        plan = plan_hold(repo, hold_order(UIDS[0], unknown))
         assert (plan.ok, plan.missing) == (False, 1)
         with pytest.raises(NotFoundError, match="1 of 2 files are not archived, or erased; nothing was done") as caught:
-            execute_hold(repo, order(UIDS[0], unknown))
+            execute_hold(repo, hold_order(UIDS[0], unknown))
         assert caught.value.where["uids"] == unknown
     with pytest.raises(NotFoundError, match="never held for this case"):
-        execute_hold(repo, order(UIDS[0], release=True))
+        execute_hold(repo, hold_order(UIDS[0], release=True))
     assert len(list(memory_store.list_versions(""))) == before
     assert held_uids(memory_store, tmp_path) == set()
 
@@ -140,24 +114,24 @@ def test_nothing_is_held_if_a_file_is_unknown(repo: Repository, memory_store: Me
 )
 def test_an_order_that_says_too_little_is_refused(repo: Repository, wrong: dict[str, str]) -> None:
     with pytest.raises(UsageError):
-        plan_hold(repo, replace(order(UIDS[0]), **wrong))  # type: ignore[arg-type]
+        plan_hold(repo, replace(hold_order(UIDS[0]), **wrong))  # type: ignore[arg-type]
 
 
 def test_later_versions_are_held_by_placing_it_again(
     repo: Repository, memory_store: MemoryStore, tmp_path: Path
 ) -> None:
-    execute_hold(repo, order(UIDS[0]))
+    execute_hold(repo, hold_order(UIDS[0]))
     pack(repo, MemorySource([File(UIDS[0], b"changed")], name="late"))
-    plan = plan_hold(repo, order(UIDS[0]))
+    plan = plan_hold(repo, hold_order(UIDS[0]))
     assert plan.changed == 1
-    [file] = execute_hold(repo, order(UIDS[0])).files
+    [file] = execute_hold(repo, hold_order(UIDS[0])).files
     assert file.versions == (Origin(*map(int, Retriever(repo).stat(UIDS[0], DAY).version.split("."))),)
     assert held_shards(memory_store) == shards_of(memory_store, tmp_path, UIDS[0])
     assert len(held_shards(memory_store)) == 2
 
 
 def test_a_file_that_is_held_is_not_erased(repo: Repository) -> None:
-    execute_hold(repo, order(UIDS[0]))
+    execute_hold(repo, hold_order(UIDS[0]))
     [file] = submit(repo, draft(UIDS[0])).files
     assert file.refusal is not None
     assert (file.refusal.ground, "LIT-417" in file.refusal.detail) == (Ground.CLAIMS, True)
@@ -167,7 +141,7 @@ def test_a_repository_without_locks_holds_by_its_log(tmp_path: Path) -> None:
     store = MemoryStore(object_lock=False)
     repo = make_repository(store, tmp_path, lock_mode=LockMode.NONE)
     pack(repo, MemorySource(some_files(10)))
-    assert execute_hold(repo, order(UIDS[0])).changed == 1
+    assert execute_hold(repo, hold_order(UIDS[0])).changed == 1
     assert held_uids(store, tmp_path) == {UIDS[0]}
     assert submit(repo, draft(UIDS[0])).refused == 1
 
@@ -180,7 +154,7 @@ def test_a_store_without_legal_holds_is_told_and_the_log_holds_all_the_same(tmp_
     store = Holdless()
     repo = packed(store, tmp_path)
     with pytest.raises(UnsafeStoreError):
-        execute_hold(repo, order(UIDS[0]))
+        execute_hold(repo, hold_order(UIDS[0]))
     assert held_uids(store, tmp_path) == {UIDS[0]}
 
 
@@ -190,7 +164,7 @@ def test_a_store_that_forgets_legal_holds_is_found_out(tmp_path: Path) -> None:
             pass
 
     with pytest.raises(UnsafeStoreError, match="says that there is none"):
-        execute_hold(packed(Forgetful(), tmp_path), order(UIDS[0]))
+        execute_hold(packed(Forgetful(), tmp_path), hold_order(UIDS[0]))
 
 
 # ---------------------------------------------------------------------- it stays
@@ -201,7 +175,7 @@ def test_a_hold_outlasts_every_lock(tmp_path: Path) -> None:
     now = datetime(2026, 3, 2, tzinfo=UTC)
     store = MemoryStore(clock=lambda: now)
     packed(store, tmp_path)
-    place(store, tmp_path, order(UIDS[0]))
+    place(store, tmp_path, hold_order(UIDS[0]))
     for _ in range(20):
         now += timedelta(days=300)
         repo = opened(store, tmp_path)
@@ -215,7 +189,7 @@ def test_a_hold_outlasts_every_lock(tmp_path: Path) -> None:
 
 
 def test_the_doctor_follows_the_log(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
-    execute_hold(repo, order(UIDS[0]))
+    execute_hold(repo, hold_order(UIDS[0]))
     [held] = held_shards(memory_store)
     reports = {report.version_id: report for report in Retriever(repo).list_day(DAY)}
     slot = reports[held].slot
@@ -231,7 +205,7 @@ def test_the_doctor_follows_the_log(repo: Repository, memory_store: MemoryStore,
 def test_a_shard_that_is_gone_is_told_and_the_others_are_held(
     repo: Repository, memory_store: MemoryStore, tmp_path: Path
 ) -> None:
-    execute_hold(repo, order(*UIDS))
+    execute_hold(repo, hold_order(*UIDS))
     wanted = held_shards(memory_store)
     report = Retriever(repo).stat(UIDS[0], DAY)
     for shard in {(item.shard, item.version_id) for uid in UIDS for item in Retriever(repo).versions(uid, DAY)}:
@@ -244,7 +218,7 @@ def test_a_shard_that_is_gone_is_told_and_the_others_are_held(
 
 
 def test_a_hold_follows_the_repair_of_its_shard(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
-    execute_hold(repo, order(UIDS[0]))
+    execute_hold(repo, hold_order(UIDS[0]))
     before = Retriever(repo).stat(UIDS[0], DAY)
     damage(memory_store, before.shard, before.version_id)
     watched = FaultyStore(memory_store)
@@ -263,7 +237,7 @@ def test_a_hold_follows_a_repack_and_is_not_left_behind_by_it(store: ObjectStore
     reader = Retriever(opened(store, tmp_path))
     before = reader.stat(UIDS[0], DAY)
     beside = [report.uid for report in reader.list_day(DAY) if report.version_id == before.version_id]
-    place(store, tmp_path, order(UIDS[0]))
+    place(store, tmp_path, hold_order(UIDS[0]))
     erase(opened(store, tmp_path), *(uid for uid in beside if uid != UIDS[0]))
     watched = FaultyStore(store)
     assert repack(opened(watched, tmp_path)).ok
@@ -289,7 +263,7 @@ def calls_of(store: MemoryStore, spool: Path, wanted: HoldOrder) -> int:
 @pytest.mark.parametrize("release", [False, True])
 def test_a_hold_that_dies_at_any_request_is_finished_by_whoever_comes_next(tmp_path: Path, release: bool) -> None:
     """Once with the fatal request made, once without; only what is whole is ever acknowledged."""
-    case = order(UIDS[0], UIDS[1])
+    case = hold_order(UIDS[0], UIDS[1])
 
     begin = MemoryStore()
     packed(begin, tmp_path, 12)
@@ -323,12 +297,12 @@ def test_a_hold_that_dies_at_any_request_is_finished_by_whoever_comes_next(tmp_p
 def test_a_hold_placed_while_another_case_lets_go_is_held(
     repo: Repository, memory_store: MemoryStore, tmp_path: Path, kind: str, when: Action
 ) -> None:
-    execute_hold(repo, order(UIDS[0], case="ends"))
+    execute_hold(repo, hold_order(UIDS[0], case="ends"))
     racing = FaultyStore(memory_store)
     letting = opened(racing, tmp_path)
     key = "*/log/*" if kind == "put" else "*.vera"
-    racing.add(Rule(when, kind, key, run=lambda: place(memory_store, tmp_path, order(UIDS[0], case="begins"))))
-    execute_hold(letting, order(UIDS[0], case="ends", release=True))
+    racing.add(Rule(when, kind, key, run=lambda: place(memory_store, tmp_path, hold_order(UIDS[0], case="begins"))))
+    execute_hold(letting, hold_order(UIDS[0], case="ends", release=True))
     assert held_uids(memory_store, tmp_path, "begins") == {UIDS[0]}
     assert held_uids(memory_store, tmp_path, "ends") == set()
     assert held_shards(memory_store) == shards_of(memory_store, tmp_path, UIDS[0])
@@ -341,7 +315,7 @@ def test_an_erasure_that_comes_first_is_told(repo: Repository, memory_store: Mem
         Action.RUN_BEFORE, "put", "*/log/*", run=lambda: submit(opened(memory_store, tmp_path), draft(UIDS[0]))
     )
     racing.add(erasing)
-    report = execute_hold(holding, order(UIDS[0]))
+    report = execute_hold(holding, hold_order(UIDS[0]))
     assert (report.ok, [file.outcome for file in report.files]) == (False, [Outcome.ERASED])
     assert held_shards(memory_store) == set()
 
@@ -349,5 +323,5 @@ def test_an_erasure_that_comes_first_is_told(repo: Repository, memory_store: Mem
 def test_the_audit_knows_before_and_after(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
     failing = opened(FaultyStore(memory_store, [Rule(Action.FAIL, "put", "*/audit/*")]), tmp_path)
     with pytest.raises(UnavailableError):
-        execute_hold(failing, order(UIDS[0]))
+        execute_hold(failing, hold_order(UIDS[0]))
     assert held_uids(memory_store, tmp_path) == set(), "nothing before the intent is stored (I6)"

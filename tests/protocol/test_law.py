@@ -24,11 +24,9 @@ from hypothesis.stateful import (
 )
 
 from tests.protocol.erasing import draft
+from tests.protocol.law import held_shards, hold_order, retain_order
 from tests.protocol.packing import DAY, File, MemorySource, make_repository, opened, pack
 from tests.protocol.repacking import repack
-from tests.protocol.test_hold import held_shards
-from tests.protocol.test_hold import order as hold_order
-from tests.protocol.test_retain import order as retain_order
 from vera_core.erasures import Ground
 from vera_core.errors import ErasedError, NotFoundError, RestrictedError
 from vera_core.operations.disposals import DisposalDraft, plan_disposal, submit_disposal

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 
-from tests.protocol.erasing import MIDNIGHT, assert_erased, draft
+from tests.protocol.erasing import assert_erased, draft
+from tests.protocol.law import LATER, held_shards, hold_order, retain_order
 from tests.protocol.packing import DAY, KEYS, File, MemorySource, copied, make_repository, opened, pack, some_files
 from tests.protocol.repacking import erase, repack
 from tests.protocol.slots_support import dispose
-from tests.protocol.test_hold import held_shards
-from tests.protocol.test_hold import order as hold_order
-from vera_core.erasures import Target
 from vera_core.errors import NotFoundError, RestrictedError, UsageError, VeraError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Erasability, Lock, LockMode, RetentionClass
@@ -23,7 +21,7 @@ from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
 from vera_core.operations.hold import execute_hold
 from vera_core.operations.inventory import write_inventory
-from vera_core.operations.retain import Outcome, RetainOrder, RetainReport, execute_retain, plan_retain
+from vera_core.operations.retain import Outcome, RetainReport, execute_retain, plan_retain
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_slots, verify_window
 from vera_core.operations.walk import all_slots
@@ -40,17 +38,10 @@ FILES = some_files(30)
 ONE, TWO = FILES[0].uid, FILES[1].uid
 LONG = FILES[5].uid
 """Of another retention class."""
-LATER = (datetime.now(UTC) + timedelta(days=4000)).replace(microsecond=0)
-
-
-def order(*uids: str, until: datetime = LATER) -> RetainOrder:
-    return RetainOrder(
-        tenant="default", reason="an audit", until=until, targets=tuple(Target(uid, MIDNIGHT) for uid in uids)
-    )
 
 
 def retain(store: ObjectStore, spool: Path, *uids: str, until: datetime = LATER) -> RetainReport:
-    return execute_retain(opened(store, spool), order(*uids, until=until))
+    return execute_retain(opened(store, spool), retain_order(*uids, until=until))
 
 
 def packed(store: ObjectStore, spool: Path) -> Repository:
@@ -108,7 +99,7 @@ def _as_file(store: ObjectStore, spool: Path, key: str) -> Path:
 def test_a_file_is_kept_longer_and_nothing_else_is(store: ObjectStore, tmp_path: Path) -> None:
     packed(store, tmp_path)
     before = locks(store)
-    plan = plan_retain(opened(store, tmp_path), order(ONE, TWO, LONG))
+    plan = plan_retain(opened(store, tmp_path), retain_order(ONE, TWO, LONG))
     assert [file.outcome for file in plan.files] == [Outcome.PLANNED] * 3
     assert locks(store) == before
 
@@ -135,15 +126,15 @@ def test_a_file_is_kept_longer_and_nothing_else_is(store: ObjectStore, tmp_path:
 
 
 def test_an_extension_is_never_a_shortening(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
-    execute_retain(repo, order(ONE))
+    execute_retain(repo, retain_order(ONE))
     before = len(list(memory_store.list_versions("")))
     for uids, until in (((ONE,), LATER - timedelta(days=1)), ((TWO, LONG), LATER - timedelta(days=3999))):
         with pytest.raises(RestrictedError, match="nothing shortens that"):
-            execute_retain(repo, order(*uids, until=until))
-    assert not plan_retain(repo, order(ONE, until=LATER - timedelta(days=1))).ok
+            execute_retain(repo, retain_order(*uids, until=until))
+    assert not plan_retain(repo, retain_order(ONE, until=LATER - timedelta(days=1))).ok
     assert len(list(memory_store.list_versions(""))) == before, "nothing was done"
     longest = LATER + timedelta(days=900)
-    execute_retain(repo, order(ONE, until=longest))
+    execute_retain(repo, retain_order(ONE, until=longest))
     assert Retriever(opened(memory_store, tmp_path)).stat(ONE, DAY).lock_until == longest
     assert len(copies(memory_store, tmp_path)) == 1, "the first copy keeps nothing any more"
     assert_shown_once(memory_store, tmp_path, FILES)
@@ -155,8 +146,8 @@ def test_absurd_dates_are_refused_by_the_stores_clock(tmp_path: Path) -> None:
     repo = packed(store, tmp_path)
     for until in (now, now - timedelta(days=1), LATER, now + timedelta(days=36_601), datetime(9999, 1, 1, tzinfo=UTC)):
         with pytest.raises(UsageError):
-            execute_retain(repo, order(ONE, until=until))
-    execute_retain(repo, order(ONE, until=now + timedelta(days=36_599, microseconds=1)))
+            execute_retain(repo, retain_order(ONE, until=until))
+    execute_retain(repo, retain_order(ONE, until=now + timedelta(days=36_599, microseconds=1)))
     assert Retriever(repo).stat(ONE, DAY).lock_until == now + timedelta(days=36_599, seconds=1)
 
 
@@ -166,10 +157,10 @@ def test_nothing_is_done_if_a_file_is_unknown_or_the_order_says_too_little(
     submit(repo, draft(TWO))
     before = len(list(memory_store.list_versions("")))
     for unknown in ("nowhere", TWO):
-        assert plan_retain(repo, order(ONE, unknown)).missing == 1
+        assert plan_retain(repo, retain_order(ONE, unknown)).missing == 1
         with pytest.raises(NotFoundError, match="1 of 2 files are not archived, or erased; nothing was done"):
-            execute_retain(repo, order(ONE, unknown))
-    for wrong in (replace(order(ONE), reason=" "), order()):
+            execute_retain(repo, retain_order(ONE, unknown))
+    for wrong in (replace(retain_order(ONE), reason=" "), retain_order()):
         with pytest.raises(UsageError):
             execute_retain(repo, wrong)
     assert len(list(memory_store.list_versions(""))) == before
@@ -181,7 +172,7 @@ def test_every_version_and_big_files_and_empty_ones(memory_store: MemoryStore, t
     files = [big, File("empty"), *(File(f"small/{at}", b"%d" % at * 300) for at in range(4))]
     pack(repo, MemorySource(files))
     pack(repo, MemorySource([File("empty", b"no more", metadata=(("a", "b"),), media_type="x/y")], name="second"))
-    report = execute_retain(repo, order(*(file.uid for file in files)))
+    report = execute_retain(repo, retain_order(*(file.uid for file in files)))
     assert report.changed == len(files)
     assert len(report.shards) > 3
     reader = Retriever(opened(memory_store, tmp_path))
@@ -194,7 +185,7 @@ def test_every_version_and_big_files_and_empty_ones(memory_store: MemoryStore, t
 def test_a_copy_outlives_the_shard_that_it_was_made_of(
     repo: Repository, memory_store: MemoryStore, tmp_path: Path
 ) -> None:
-    execute_retain(repo, order(ONE))
+    execute_retain(repo, retain_order(ONE))
     before = Retriever(repo).stat(ONE, DAY)
     log = repo.slot_log(Retriever(repo).slot(ONE, DAY))
     state = log.load()
@@ -219,7 +210,7 @@ def test_a_copy_outlives_the_shard_that_it_was_made_of(
 def test_a_kept_file_can_be_erased_and_its_bytes_stay_hidden_as_long(
     repo: Repository, memory_store: MemoryStore, tmp_path: Path
 ) -> None:
-    execute_retain(repo, order(ONE))
+    execute_retain(repo, retain_order(ONE))
     report = submit(repo, draft(ONE))
     assert (report.erased, report.hidden_until) == (1, LATER)
     assert_erased(memory_store, tmp_path, ONE)
@@ -229,7 +220,7 @@ def test_a_regulated_file_is_kept_from_erasure_as_long(memory_store: MemoryStore
     ledger = RetentionClass("ledger", 30, Erasability.REGULATED)
     repo = make_repository(memory_store, tmp_path, classes=(ledger,), default_class="ledger")
     pack(repo, MemorySource([File("l/1", b"paid", retention_class="ledger")]))
-    execute_retain(repo, order("l/1"))
+    execute_retain(repo, retain_order("l/1"))
     [file] = submit(repo, draft("l/1")).files
     assert file.refusal is not None
     assert file.refusal.until == LATER
@@ -237,14 +228,14 @@ def test_a_regulated_file_is_kept_from_erasure_as_long(memory_store: MemoryStore
 
 def test_a_copy_of_a_held_file_is_held_too(repo: Repository, memory_store: MemoryStore) -> None:
     execute_hold(repo, hold_order(ONE))
-    execute_retain(repo, order(ONE))
+    execute_retain(repo, retain_order(ONE))
     assert len(held_shards(memory_store)) == 2
     execute_hold(repo, hold_order(ONE, release=True))
     assert held_shards(memory_store) == set()
 
 
 def test_a_repack_leaves_copies_as_they_are(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
-    execute_retain(repo, order(ONE, TWO))
+    execute_retain(repo, retain_order(ONE, TWO))
     kept = copies(memory_store, tmp_path)
     gone = {file.uid for file in FILES[2::2]}
     erase(opened(memory_store, tmp_path), *gone)
@@ -267,7 +258,7 @@ def test_an_extension_that_dies_at_any_request_is_finished_by_whoever_comes_next
     watched = FaultyStore(copied(begin))
     repo = opened(watched, tmp_path)
     watched.calls.clear()
-    execute_retain(repo, order(ONE, TWO, LONG))
+    execute_retain(repo, retain_order(ONE, TWO, LONG))
     for number in range(1, len(watched.calls) + 1):
         for action in (Action.FAIL, Action.LOSE_REPLY):
             store = copied(begin)
@@ -276,7 +267,7 @@ def test_an_extension_that_dies_at_any_request_is_finished_by_whoever_comes_next
             dying.add(Rule(action, nth=number))
             dying.add(Rule(Action.FAIL, nth=number + 1, times=None))
             with pytest.raises(VeraError):
-                execute_retain(repo, order(ONE, TWO, LONG))
+                execute_retain(repo, retain_order(ONE, TWO, LONG))
             if number % 2:
                 doctor = opened(store, tmp_path)
                 execute_doctor(doctor, plan_doctor(doctor))
@@ -304,7 +295,7 @@ def test_an_erasure_that_comes_first_leaves_nothing_to_keep(
     racing.add(
         Rule(Action.RUN_BEFORE, "put", "*/log/*", run=lambda: submit(opened(memory_store, tmp_path), draft(ONE)))
     )
-    report = execute_retain(keeping, order(ONE))
+    report = execute_retain(keeping, retain_order(ONE))
     assert [file.outcome for file in report.files] == [Outcome.ERASED]
     assert copies(memory_store, tmp_path) == set()
     assert_erased(memory_store, tmp_path, ONE)
@@ -317,7 +308,7 @@ def test_a_version_that_is_archived_meanwhile_is_kept_too(
     keeping = opened(racing, tmp_path)
     late = MemorySource([File(ONE, b"changed")], name="late")
     racing.add(Rule(Action.RUN_BEFORE, "put", "*/log/*", run=lambda: pack(opened(memory_store, tmp_path), late)))
-    [file] = execute_retain(keeping, order(ONE)).files
+    [file] = execute_retain(keeping, retain_order(ONE)).files
     assert len(file.versions) == 2
     found = Retriever(opened(memory_store, tmp_path)).versions(ONE, DAY)
     assert [item.lock_until for item in found] == [LATER, LATER]

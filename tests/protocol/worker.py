@@ -16,19 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.protocol.erasing import draft
+from tests.protocol.law import hold_order, retain_order
 from tests.protocol.packing import DAY, MemorySource, opened, pack, some_files
 from tests.protocol.repacking import repack
+from vera_core.model import parse_time
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.due import Migration
 from vera_core.operations.erasures import run_due, submit
+from vera_core.operations.hold import execute_hold
 from vera_core.operations.migrate import advance_watermark, migrate_window
+from vera_core.operations.retain import execute_retain
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
+
+    from vera_core.operations.repository import Repository
 
 STATE_POINTS = ("record", "move_watermark", "start_watermark")
 
@@ -60,29 +67,68 @@ def database_url(spool: Path) -> str:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Does a job on a store with the job's rules: packs the source's window, migrates it, mends, erases, repacks."""
+    """Does a job on a store with the job's rules."""
     spool = Path(job["spool"])
     rules = [Rule(Action[rule["action"]], rule["kind"], rule["key"], rule.get("nth", 1)) for rule in job["rules"]]
     repo = opened(FaultyStore(S3Store(job["bucket"]), rules), spool, "worker")
-    if job["verb"] == "doctor":
-        return {"sealed": execute_doctor(repo, plan_doctor(repo)).sealed}
-    if job["verb"] == "erase":
-        return {"erased": submit(repo, draft(*job["uids"], request=job["request"])).erased}
-    if job["verb"] == "run due":
-        return {"erased": run_due(repo, "default").erased}
-    if job["verb"] == "repack":
-        return {"left_out": repack(repo).left_out}
-    source = MemorySource(some_files(job["files"]), name=job.get("name", "docs"))
-    if job["verb"] == "pack":
-        report = pack(repo, source)
-        return {"rows": report.rows, "archived": report.archived, "manifest": report.manifest}
-    state = DyingState(connect(database_url(spool), writable=True))
+    return VERBS[job["verb"]](repo, job)
+
+
+def _doctor(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"sealed": execute_doctor(repo, plan_doctor(repo)).sealed}
+
+
+def _erase(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
+    return {"erased": submit(repo, draft(*job["uids"], request=job["request"])).erased}
+
+
+def _run_due(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"erased": run_due(repo, "default").erased}
+
+
+def _repack(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"left_out": repack(repo).left_out}
+
+
+def _hold(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
+    return {"changed": execute_hold(repo, hold_order(*job["uids"], case=job["case"], release=job["release"])).changed}
+
+
+def _retain(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
+    return {"changed": execute_retain(repo, retain_order(*job["uids"], until=parse_time(job["until"]))).changed}
+
+
+def _pack(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
+    report = pack(repo, _source(job))
+    return {"rows": report.rows, "archived": report.archived, "manifest": report.manifest}
+
+
+def _migrate(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
+    source = _source(job)
+    state = DyingState(connect(database_url(Path(job["spool"])), writable=True))
     state.create()
     state.point = job.get("point", "")
     migration = Migration(repo=repo, source=source, state=state, begin=DAY)
     window = migrate_window(migration, source.window())
     mark = advance_watermark(migration)
     return {"verdict": window.verdict.value, "after": mark.after}
+
+
+def _source(job: dict[str, Any]) -> MemorySource:
+    return MemorySource(some_files(job["files"]), name=job.get("name", "docs"))
+
+
+VERBS: dict[str, Callable[[Repository, dict[str, Any]], dict[str, Any]]] = {
+    "pack": _pack,
+    "migrate": _migrate,
+    "doctor": _doctor,
+    "erase": _erase,
+    "run due": _run_due,
+    "repack": _repack,
+    "hold": _hold,
+    "retain": _retain,
+}
+"""What a job can ask for."""
 
 
 def serve(lines: TextIO, answers: TextIO) -> None:
