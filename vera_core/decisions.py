@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from vera_core.errors import IntegrityError, NotFoundError
 from vera_core.store.chain import ChainedLog, Head
@@ -48,6 +48,11 @@ def same_person(one: str, other: str) -> bool:
 class DecisionLog(ABC, Generic[R]):
     """The log of one request, with the request as of the last `load`, `refresh` or `append`."""
 
+    WHAT: ClassVar[str]
+    """What sort of request it is, for errors."""
+    LISTED_BY: ClassVar[str]
+    """The command that lists them."""
+
     store: ObjectStore
     keys: Keyspace
     tenant: str
@@ -86,7 +91,10 @@ class DecisionLog(ABC, Generic[R]):
         """
         found = self.load()
         if found is None:
-            raise NotFoundError("there is no such request", request=self.id, tenant=self.tenant)
+            raise NotFoundError(
+                f"there is no such {self.WHAT}", todo=f"`{self.LISTED_BY}` lists them.",
+                request=self.id, tenant=self.tenant,
+            )  # fmt: skip
         return found
 
     def refresh(self) -> None:

@@ -151,6 +151,9 @@ HANDLERS: dict[str, Callable[[Disposal | None, Record], Disposal]] = {
 class DisposalLog(DecisionLog[Disposal]):
     """The log of one request for a disposal."""
 
+    WHAT = "disposal request"
+    LISTED_BY = "vera dispose list"
+
     def prefix(self) -> str:
         """See `DecisionLog.prefix`."""
         return self.keys.disposal_prefix(self.tenant, self.id)

@@ -11,19 +11,16 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError
+from vera_core.decisions import DecisionLog, same_person
+from vera_core.errors import IncompatibleError, IntegrityError, UsageError
 from vera_core.model import check_name, check_uid, format_time, parse_time
 from vera_core.slots import MALFORMED
-from vera_core.store.chain import ChainedLog, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from vera_core.keyspace import Keyspace
-    from vera_core.model import Lock
-    from vera_core.store.base import ObjectStore
-    from vera_core.store.chain import LogOptions, Record
+    from vera_core.store.chain import Record
 
 
 class Ground(StrEnum):
@@ -105,7 +102,7 @@ class ErasureRequest:
 
     def is_party(self, who: str) -> bool:
         """Whether `who` asked for it or brought it here, and so can't approve it; case and spaces don't matter."""
-        return who.strip().casefold() in {name.strip().casefold() for name in (self.requester, self.recorder)}
+        return same_person(who, self.requester) or same_person(who, self.recorder)
 
 
 def a_month_after(moment: datetime) -> datetime:
@@ -246,69 +243,20 @@ def fold(before: ErasureRequest | None, record: Record) -> ErasureRequest:
         ) from error
 
 
-@dataclass(slots=True)
-class RequestLog:
-    """The log of one request, with the request as of the last `load`, `refresh` or `append`."""
+class RequestLog(DecisionLog[ErasureRequest]):
+    """The log of one erasure request."""
 
-    store: ObjectStore
-    keys: Keyspace
-    tenant: str
-    id: str
-    options: LogOptions
-    head: Head = field(default_factory=Head)
-    request: ErasureRequest | None = None
+    WHAT = "erasure request"
+    LISTED_BY = "vera erasures"
 
-    def load(self) -> ErasureRequest | None:
-        """The request from its whole log; None where there is none of that id.
+    def prefix(self) -> str:
+        """See `DecisionLog.prefix`."""
+        return self.keys.request_prefix(self.tenant, self.id)
 
-        Raises:
-            IntegrityError, IncompatibleError: it can't be trusted: nothing is erased by it.
-        """
-        self.head, self.request = Head(), None
-        self._take(self._chain.read())
-        return self.request
+    def key(self, number: int) -> str:
+        """See `DecisionLog.key`."""
+        return self.keys.request(self.tenant, self.id, number)
 
-    def existing(self) -> ErasureRequest:
-        """As `load`.
-
-        Raises:
-            NotFoundError: there is no request of that id.
-        """
-        found = self.load()
-        if found is None:
-            raise NotFoundError(
-                "there is no such erasure request", todo="`vera erasures` lists them.",
-                request=self.id, tenant=self.tenant,
-            )  # fmt: skip
-        return found
-
-    def refresh(self) -> None:
-        """Takes what was appended since; one request in the usual case."""
-        self._take(self._chain.read_from(self.head))
-
-    def append(self, body: Mapping[str, Any], *, lock: Lock | None, now: datetime) -> None:
-        """Appends a record planned on `request`, and applies it.
-
-        Raises:
-            LostAppendError: somebody else's record came first: refresh and plan again.
-        """
-        self._take([self._chain.append(self.head, body, lock=lock, now=now)])
-
-    @property
-    def _chain(self) -> ChainedLog:
-        return ChainedLog(
-            self.store,
-            self.keys.request_prefix(self.tenant, self.id),
-            lambda n: self.keys.request(self.tenant, self.id, n),
-            self.options,
-        )
-
-    def _take(self, records: Iterable[Record]) -> None:
-        for record in records:
-            request = fold(self.request, record)
-            if (request.tenant, request.id) != (self.tenant, self.id):
-                raise IntegrityError(
-                    f"the request says that it is {request.id!r} of tenant {request.tenant!r}",
-                    todo="Somebody copied its record here; nothing is erased by it.", request=self.id,
-                )  # fmt: skip
-            self.request, self.head = request, Head(record.number, record.digest)
+    def fold(self, before: ErasureRequest | None, record: Record) -> ErasureRequest:
+        """See `fold`."""
+        return fold(before, record)

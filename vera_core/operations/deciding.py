@@ -1,4 +1,4 @@
-"""Storing what a person decides about a request: a record in its log, planned again until it is in."""
+"""Storing a request, and what a person decides about it: records in its log, planned again until they are in."""
 
 from __future__ import annotations
 
@@ -20,25 +20,42 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Request)
 
 
-def store_decision(repo: Repository, log: DecisionLog[R], body: Callable[[R | None], Mapping[str, Any] | None]) -> None:
-    """Appends what `body` makes of the request as it is, None for nothing, as often as another record comes first.
+def store_request(repo: Repository, log: DecisionLog[R], body: Mapping[str, Any]) -> R:
+    """The request of that log: the one that is there already, else the one of `body`."""
+    if log.load() is None:
+        try:
+            _append(repo, log, body)
+        except LostAppendError:
+            log.load()
+    assert log.request is not None
+    return log.request
 
-    The record names who did it, and stays locked for the longest class.
+
+def store_decision(repo: Repository, log: DecisionLog[R], decide: Callable[[R], Mapping[str, Any] | None]) -> R:
+    """Appends what `decide` makes of the request as it is (None: nothing), again whenever another record came first.
+
+    The request must have been loaded. Returns it as it is then.
 
     Raises:
         ConflictError: others came first all the time.
     """
     for _ in range(ATTEMPTS):
-        planned = body(log.request)
-        if planned is None:
-            return
-        now = repo.clock.now()
-        until = repo.record_until(now + timedelta(days=repo.config.longest_days))
-        lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
+        assert log.request is not None
+        body = decide(log.request)
+        if body is None:
+            return log.request
         try:
-            log.append({"actor": repo.workplace.actor, **planned}, lock=lock, now=now)
+            _append(repo, log, body)
         except LostAppendError:
             log.refresh()
         else:
-            return
+            return log.request
     raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", request=log.id)
+
+
+def _append(repo: Repository, log: DecisionLog[R], body: Mapping[str, Any]) -> None:
+    """A record that says who made it, locked for the longest class."""
+    now = repo.clock.now()
+    until = repo.record_until(now + timedelta(days=repo.config.longest_days))
+    lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
+    log.append({"actor": repo.workplace.actor, **body}, lock=lock, now=now)

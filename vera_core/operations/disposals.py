@@ -17,7 +17,7 @@ from vera_core.disposals import Disposal, DisposalLog, EndedShard, disposal_body
 from vera_core.errors import ConflictError, RestrictedError, UsageError
 from vera_core.keyspace import KeyKind, number_text
 from vera_core.operations.audited import audited
-from vera_core.operations.deciding import store_decision
+from vera_core.operations.deciding import store_decision, store_request
 from vera_core.operations.ended import dispose_in, ended_shards
 from vera_core.operations.erasure_reports import Stage
 from vera_core.operations.report import Report, figure
@@ -118,7 +118,7 @@ def submit_disposal(
                 todo="`vera dispose` tells of each.", tenant=draft.tenant,
             )  # fmt: skip
         with audited(repo, "dispose", _subject(drafted)):
-            store_decision(repo, log, lambda known: disposal_body(drafted) if known is None else None)
+            store_request(repo, log, disposal_body(drafted))
     assert log.request is not None
     if log.request.reason != draft.reason:
         raise ConflictError(
@@ -152,8 +152,7 @@ def approve_disposal(repo: Repository, tenant: str, request_id: str) -> Disposal
     """
     who = repo.workplace.actor
 
-    def body(request: Disposal | None) -> dict[str, Any] | None:
-        assert request is not None
+    def body(request: Disposal) -> dict[str, Any] | None:
         _check_not_declined(request)
         if same_person(who, request.requester):
             raise RestrictedError(
@@ -176,8 +175,7 @@ def decline_disposal(repo: Repository, tenant: str, request_id: str, reason: str
     if not reason.strip():
         raise UsageError("a decline needs a reason", todo="Give one with --reason.")
 
-    def body(request: Disposal | None) -> dict[str, Any] | None:
-        assert request is not None
+    def body(request: Disposal) -> dict[str, Any] | None:
         return None if request.decliner else {"type": "decline", "reason": reason}
 
     return _said(repo, "decline", disposal_log(repo, tenant, request_id), body)
@@ -252,10 +250,10 @@ def _run(repo: Repository, log: DisposalLog) -> DisposalReport:
     with audited(repo, "dispose", _subject(request)) as outcome:
         slots = _by_slot(repo, request)
         verdicts, failed = each_slot(slots, lambda slot, shards: dispose_in(repo, slot, request.id, shards))
-        store_decision(repo, log, lambda known: _done_body(known, dict(verdicts)))
+        done = store_decision(repo, log, lambda known: _done_body(known, dict(verdicts)))
         if failed is not None:
             raise failed
-        report = _report_of(repo, log.request or request)
+        report = _report_of(repo, done)
         outcome.update(stage=report.stage.value, disposed=report.disposed, kept=report.kept)
     return report
 
@@ -270,23 +268,22 @@ def _by_slot(repo: Repository, request: Disposal) -> dict[Slot, dict[int, EndedS
     return dict(found)
 
 
-def _done_body(request: Disposal | None, verdicts: Mapping[int, str]) -> dict[str, Any] | None:
+def _done_body(request: Disposal, verdicts: Mapping[int, str]) -> dict[str, Any] | None:
     """What the request does not know yet of its shards."""
-    assert request is not None
     disposed = sorted(at for at, why in verdicts.items() if not why and at not in request.disposed)
     kept = [{"shard": at, "why": why} for at, why in sorted(verdicts.items()) if why and request.kept.get(at) != why]
     return {"type": "done", "disposed": disposed, "kept": kept} if disposed or kept else None
 
 
 def _said(
-    repo: Repository, operation: str, log: DisposalLog, body: Callable[[Disposal | None], dict[str, Any] | None]
+    repo: Repository, operation: str, log: DisposalLog, body: Callable[[Disposal], dict[str, Any] | None]
 ) -> DisposalReport:
     """A person's word about a request, in its log and in the audit."""
     repo.writable_config()
-    request = log.existing()
+    log.existing()
     with audited(repo, operation, {"tenant": log.tenant, "disposal": log.id}):
-        store_decision(repo, log, body)
-    return _report_of(repo, log.request or request)
+        said = store_decision(repo, log, body)
+    return _report_of(repo, said)
 
 
 def _check_not_declined(request: Disposal) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from vera_core.erasures import ErasureRequest, request_body
 from vera_core.errors import ConflictError, RestrictedError, UsageError, VeraError
-from vera_core.model import Lock, format_time
+from vera_core.model import format_time
 from vera_core.operations.audited import audited
+from vera_core.operations.deciding import store_decision, store_request
 from vera_core.operations.erase import FileErasure, Order, Outcome, erase, plan_erasure
 from vera_core.operations.erasure_reports import (
     ErasureReport,
@@ -28,11 +28,9 @@ from vera_core.operations.erasure_reports import (
     stage_of,
 )
 from vera_core.operations.report import Finding, Report, figure
-from vera_core.operations.slotwise import ATTEMPTS
-from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from vera_core.erasures import RequestLog, Target
@@ -205,13 +203,7 @@ def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
 def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
     """The log of the request, with its first record stored, now or before."""
     log = request_log(repo, request.tenant, request.id)
-    if log.load() is None:
-        try:
-            _append(repo, log, request_body(request))
-        except LostAppendError:
-            log.load()
-    stored = log.request
-    assert stored is not None
+    stored = store_request(repo, log, request_body(request))
     if (stored.targets, stored.reason) != (request.targets, request.reason):
         raise ConflictError(
             "there is another request of that id, for other files or another reason",
@@ -228,8 +220,8 @@ def _execute(repo: Repository, log: RequestLog, progress: Callable[[int], None] 
     if stage_of(repo, request) is Stage.WAITING:
         return report_of(repo, request)
     files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
-    _store(repo, log, lambda request: _done_body(request, files))
-    _store(repo, log, lambda request: _refuse_body(request, files))
+    store_decision(repo, log, lambda request: _done_body(request, files))
+    store_decision(repo, log, lambda request: _refuse_body(request, files))
     if failed is not None:
         failed.where |= {"request": request.id}
         raise failed
@@ -266,33 +258,6 @@ def _refuse_body(request: ErasureRequest, files: Sequence[FileErasure]) -> dict[
     return {"type": "refuse", "refusals": refusals}
 
 
-def _store(repo: Repository, log: RequestLog, body: Callable[[ErasureRequest], dict[str, Any] | None]) -> None:
-    """Appends what `body` says of the request as it is, planned again whenever another record came first.
-
-    Raises:
-        ConflictError: others came first all the time.
-    """
-    for _ in range(ATTEMPTS):
-        assert log.request is not None
-        planned = body(log.request)
-        if planned is None:
-            return
-        try:
-            _append(repo, log, planned)
-        except LostAppendError:
-            log.refresh()
-        else:
-            return
-    raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", request=log.id)
-
-
-def _append(repo: Repository, log: RequestLog, body: Mapping[str, Any]) -> None:
-    now = repo.clock.now()
-    until = repo.record_until(now + timedelta(days=repo.config.longest_days))
-    lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
-    log.append({"actor": repo.workplace.actor, **body}, lock=lock, now=now)
-
-
 def _said(
     repo: Repository, operation: str, log: RequestLog, body: Callable[[ErasureRequest], dict[str, Any] | None]
 ) -> ErasureReport:
@@ -301,9 +266,8 @@ def _said(
     repo.writable_config()
     log.existing()
     with audited(repo, operation, {"tenant": log.tenant, "request": log.id}):
-        _store(repo, log, body)
-    assert log.request is not None
-    return replace(report_of(repo, log.request), seconds=time.monotonic() - began)
+        said = store_decision(repo, log, body)
+    return replace(report_of(repo, said), seconds=time.monotonic() - began)
 
 
 def _check_not_declined(request: ErasureRequest) -> None:
