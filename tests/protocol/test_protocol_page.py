@@ -20,7 +20,9 @@ from vera_core.format import SUFFIX
 from vera_core.keyspace import KeyKind
 from vera_core.model import Slot
 from vera_core.operations.erasures import submit
+from vera_core.operations.proofs import FAULTS_KEPT, look
 from vera_core.operations.repository import SHORT_LOCK, Workplace
+from vera_core.operations.scrub import TELL_PROOFS, TELL_SECONDS
 from vera_core.slotlog import SIDECAR_FORMAT, encode_sidecar
 from vera_core.slots import SlotState
 from vera_core.store.base import SINGLE_PUT_LIMIT
@@ -54,6 +56,7 @@ def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp
         assert seen[kind] >= CHAIN
     assert set(CONFIG.to_json()) <= WORDS
     assert set(shard("x").to_json()) <= WORDS
+    assert set(look(("key", "version"), repo.clock.now(), []).to_json()) <= WORDS
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,9 @@ def test_every_field_that_is_written_is_described(memory_store: MemoryStore, tmp
         f"Up to {SINGLE_PUT_LIMIT >> 20} MiB by one PUT",
         f"one suffix range ({SUFFIX >> 10} KiB",
         {1: "locked for one day"}[SHORT_LOCK.days],
+        f"after {TELL_PROOFS:,} looks",
+        f"at most {FAULTS_KEPT} |",
+        {60: "Once a minute"}[int(TELL_SECONDS)],
         {60: "a lock of one minute"}[MARK.seconds],
         f"`format` ({SIDECAR_FORMAT})",
         f"at most {slots.FILTER_ENTRIES} entries",

@@ -35,6 +35,7 @@ COMMANDS = {
     "locks": "Show what is locked or held, until when.",
     "dispose": "Let go what no law keeps any more.",
     "verify": "Check what is archived: records, locks and, with --deep, every byte.",
+    "scrub": "Prove a share of the archive: whole shards, locks, logs, holds.",
     "recover": "Save what can be saved of a damaged shard.",
     "repack": "Leave erased files behind: write what lives of their shards into new ones.",
     "optimize": "Merge the small shards that late files and small windows leave in a slot.",

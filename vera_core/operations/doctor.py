@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
 from vera_core.keyspace import KeyKind
-from vera_core.operations.commit import is_unsealed, seal
+from vera_core.operations.commit import LOCK_TOLERANCE, is_unsealed, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.legal_holds import legal_hold_work, sync_legal_holds
 from vera_core.operations.report import Finding, Report, figure
@@ -44,6 +44,7 @@ class Diagnosis:
     place: str
     slot: Slot | None = None
     unsealed: int = 0
+    records: int = 0
     legal_holds: int = 0
     sidecar: str = ""
     removals: tuple[Finding, ...] = ()
@@ -56,6 +57,7 @@ class DoctorPlan(Report):
 
     slots: int = figure("slots examined")
     unsealed: int = figure("unsealed commits")
+    records: int = figure("slot log records with short locks")
     legal_holds: int = figure("legal holds to set or lift")
     sidecars: int = figure("sidecars to rebuild")
     removals: int = figure("markers and strangers' versions to remove")
@@ -71,6 +73,7 @@ class DoctorReport(Report):
     """What the doctor did."""
 
     sealed: int = figure("commits rolled forward")
+    records: int = figure("slot log records locked longer")
     legal_holds: int = figure("legal holds set or lifted")
     sidecars: int = figure("sidecars rebuilt")
     removed: int = figure("markers and unlocked versions removed")
@@ -123,6 +126,7 @@ def plan_doctor(
         ok=not diagnoses and not any(finding.severity == "error" for finding in survey.findings),
         slots=survey.slots,
         unsealed=sum(item.unsealed for item in diagnoses),
+        records=sum(item.records for item in diagnoses),
         legal_holds=sum(item.legal_holds for item in diagnoses),
         sidecars=sum(bool(item.sidecar) for item in diagnoses),
         removals=sum(len(item.removals) for item in diagnoses),
@@ -146,7 +150,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
         return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
     repo.writable_config()
     intent = repo.audit.intent("doctor", {"places": [item.place for item in plan.diagnoses][:PLACES_AUDITED]})
-    sealed = legal_holds = sidecars = removed = 0
+    sealed = records = legal_holds = sidecars = removed = 0
     findings = list(plan.findings)
     for item in plan.diagnoses:
         if item.error:
@@ -158,18 +162,19 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
             if item.slot is not None:
                 log = repo.slot_log(item.slot)
                 state = log.load()
+                records += _short_records(repo, state)
                 sealed += seal(repo, log, state, after=0)
                 legal_holds += sync_legal_holds(repo, log, state)
                 if state.records:
                     sidecars += log.rebuild_sidecar(state, repo.clock.now())
         except VeraError as error:
             findings.append(_finding(error, item.place))
-    done = {"sealed": sealed, "legal_holds": legal_holds, "sidecars": sidecars, "removed": removed}
+    done = {"sealed": sealed, "records": records, "legal_holds": legal_holds, "sidecars": sidecars, "removed": removed}
     repo.audit.outcome(intent, "done", done)
     return DoctorReport(
         ok=not any(finding.severity == "error" for finding in findings),
-        sealed=sealed, legal_holds=legal_holds, sidecars=sidecars, removed=removed, findings=tuple(findings),
-        seconds=time.monotonic() - began,
+        sealed=sealed, records=records, legal_holds=legal_holds, sidecars=sidecars, removed=removed,
+        findings=tuple(findings), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -194,15 +199,24 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
     _judge_versions(versions, state, survey)
     sidecar = log.sidecar_trouble(state)
     unsealed = sum(is_unsealed(repo, shard) for shard in state.live())
+    records = _short_records(repo, state)
     removals = (*removable(repo, foreign), *versions.markers)
     legal_holds = legal_hold_work(repo, state)
-    if unsealed or legal_holds or sidecar or removals:
+    if unsealed or records or legal_holds or sidecar or removals:
         survey.diagnoses.append(
             Diagnosis(
-                place=str(slot), slot=slot, unsealed=unsealed, legal_holds=legal_holds, sidecar=sidecar,
-                removals=removals,
+                place=str(slot), slot=slot, unsealed=unsealed, records=records, legal_holds=legal_holds,
+                sidecar=sidecar, removals=removals,
             )
         )  # fmt: skip
+
+
+def _short_records(repo: Repository, state: SlotState) -> int:
+    """How many of a slot's records the store would let go before a shard that they speak of."""
+    longest = state.longest_lock()
+    if not repo.config.locked or longest is None or longest <= repo.clock.now():
+        return 0
+    return sum(record.lock is not None and record.lock.until < longest - LOCK_TOLERANCE for record in state.records)
 
 
 @dataclass(slots=True)

@@ -43,6 +43,18 @@ def legal_hold_work(repo: Repository, state: SlotState) -> int:
     return len(found.missing) + len(found.idle) + len(_ending(repo, state))
 
 
+def unheld_shards(repo: Repository, state: SlotState) -> list[ShardRef]:
+    """The shards of a slot that a case needs and that have no legal hold, or are gone; `state` as `legal_hold_work`.
+
+    Raises:
+        UnsafeStoreError: the store offers no legal holds.
+    """
+    if not _concerned(repo, state):
+        return []
+    found = _survey(repo, state)
+    return [*found.missing, *found.gone]
+
+
 def _concerned(repo: Repository, state: SlotState) -> bool:
     return repo.config.locked and any(record.type == "hold" for record in state.records)
 

@@ -173,10 +173,11 @@ def about(shard: ShardRef, what: str) -> Finding:
 
 def finding_of(error: VeraError, shard: ShardRef | None = None, *, uid: str = "") -> Finding:
     """What an error says, as a finding; about `shard` where one is given."""
+    repair = shard is not None and not isinstance(error, IncompatibleError)
     return Finding(
         what=error.what,
         key=shard.key if shard is not None else error.where.get("key", ""),
         version_id=shard.version_id if shard is not None else error.where.get("version_id", ""),
         uid=uid or error.where.get("uid", ""),
-        todo=error.todo or REPAIR,
+        todo=REPAIR if repair else error.todo,
     )
