@@ -237,9 +237,7 @@ def test_what_was_committed_since_the_plan_is_neither_condemned_nor_deleted(worl
     assert_archived(world.store, world.spool, MemorySource([*files, *more.files]))
 
 
-@pytest.mark.parametrize(
-    ("action", "ends"), [(Action.FAIL, False), (Action.LOSE_REPLY, False), (Action.LOSE_REPLY, True)]
-)
+@pytest.mark.parametrize(("action", "ends"), [(Action.FAIL, False), (Action.LOSE_REPLY, True)])
 def test_any_request_of_a_collection_may_fail_or_be_the_last(world: World, action: Action, ends: bool) -> None:
     """Run again it converges: exactly what does not count is gone."""
     pack(world.repo(), MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(4)]))

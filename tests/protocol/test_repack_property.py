@@ -129,7 +129,7 @@ class World:
                 assert abs((lock.until - shard.lock.until).total_seconds()) < 2, "sealed, and no longer than that"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(histories)
 def test_no_history_loses_a_file_or_keeps_one_that_was_erased(history: list[tuple[str, object]]) -> None:
     with tempfile.TemporaryDirectory() as spool:

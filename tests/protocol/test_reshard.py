@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_a_shard(tmp_path: Path) -> None:
     rng = random.Random(1)
     noise = {f"noise/{number}": rng.randbytes(50_000) for number in range(1200)}
     text = {f"text/{number}": b"%d " % number * 8_000 for number in range(1500)}
-    shared = dict.fromkeys((f"shared/{number}" for number in range(600)), rng.randbytes(MIB))
+    shared = dict.fromkeys((f"shared/{number}" for number in range(120)), rng.randbytes(MIB))
     for name, files in (("noise", noise), ("text", text), ("shared", shared)):
         assert sum(map(len, files.values())) > 45 * MIB
         assert peak_of([write_shard(tmp_path / name, files)], tmp_path) < 32, name
@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_a_shard(tmp_path: Path) -> None:
 
 def test_memory_of_a_merge_is_a_group_of_each_shard(tmp_path: Path) -> None:
     paths = [
-        write_shard(tmp_path / f"{number}", {f"{number}/{each}": b"%d" % each * 300 for each in range(600)})
+        write_shard(tmp_path / f"{number}", {f"{number}/{each}": b"%d" % each * 300 for each in range(300)})
         for number in range(40)
     ]
     assert peak_of(paths, tmp_path) < 24

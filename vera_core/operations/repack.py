@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from vera_core.errors import UsageError
@@ -26,8 +28,11 @@ from vera_core.operations.told import none_is_wrong, told
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
 
+    from vera_core.format import Verified
     from vera_core.model import Slot
+    from vera_core.operations.inspector import Inspect
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import ShardRef, SlotState
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
 RATIO = 0.3
 """Erased files among the files of a slot and class from which on repacking is worth its reading and writing."""
 SHARDS_AUDITED = 1000
+SMALL_FILES = 10_000
+"""Files of a slot up to which it waits for the store most of the time, so that several are worked on at once."""
+SLOTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,22 +203,21 @@ def rewrite_slots(
     repo.writable_config()
     if not slots:
         return RepackReport(reason=purpose.reason, seconds=time.monotonic() - began)
-    done: list[Rewritten] = []
     findings: list[Finding] = []
+    guard = Lock()
     moved = size = 0
 
     def tell(versions: int, stored: int) -> None:
         nonlocal moved, size
-        moved, size = moved + versions, size + stored
-        if progress is not None:
-            progress(moved, max(files, moved), size)
+        with guard:
+            moved, size = moved + versions, size + stored
+            if progress is not None:
+                progress(moved, max(files, moved), size)
 
     subject = {"reason": purpose.reason, "slots": len(slots), "first": str(slots[0]), "last": str(slots[-1])}
     with audited(repo, "repack", subject) as outcome, repo.scratch() as scratch, inspector(files) as inspect:
-        job = Rewriting(repo, purpose, scratch, inspect, tell)
-        for slot in slots:
-            with told(findings, slot):
-                done.extend(job.slot(slot))
+        job = Rewriting(repo, purpose, scratch, _one_at_a_time(inspect), tell)
+        done = _each(job, slots, findings, at_once=1 if files > SMALL_FILES * len(slots) else SLOTS_AT_ONCE)
         report = _report(purpose.reason, done, findings, time.monotonic() - began)
         outcome |= {
             "replaced": report.replaced,
@@ -220,6 +227,35 @@ def rewrite_slots(
             "failed": len(findings),
         }
     return report
+
+
+def _each(job: Rewriting, slots: Sequence[Slot], findings: list[Finding], *, at_once: int) -> list[Rewritten]:
+    """Rewrites the slots, some at once; what was replaced, in their order."""
+
+    def one(slot: Slot) -> list[Rewritten]:
+        done: list[Rewritten] = []
+        with told(findings, slot):
+            done.extend(job.slot(slot))
+        return done
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="vera-slot") as pool:
+        futures = [pool.submit(one, slot) for slot in slots]
+        try:
+            return [rewritten for future in futures for rewritten in future.result()]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _one_at_a_time(inspect: Inspect) -> Inspect:
+    """As an `Inspect` wants to be used."""
+    guard = Lock()
+
+    def guarded(path: Path) -> Verified:
+        with guard:
+            return inspect(path)
+
+    return guarded
 
 
 def _lines(state: SlotState, ratio: float) -> Iterator[RepackLine]:
