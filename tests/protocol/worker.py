@@ -26,6 +26,9 @@ from vera_core.operations.erasures import run_due, submit
 from vera_core.operations.hold import execute_hold
 from vera_core.operations.migrate import advance_watermark, migrate_window
 from vera_core.operations.retain import execute_retain
+from vera_core.operations.scrub import execute_scrub
+from vera_core.operations.scrub_plan import plan_scrub
+from vera_core.operations.walk import all_slots
 from vera_core.source.database import connect
 from vera_core.source.state import MigrationState
 from vera_core.store.faulty import Action, FaultyStore, Rule
@@ -90,6 +93,10 @@ def _repack(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
     return {"left_out": repack(repo).left_out}
 
 
+def _scrub(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"shards": execute_scrub(repo, plan_scrub(repo, all_slots(repo), percent=100)).shards}
+
+
 def _hold(repo: Repository, job: dict[str, Any]) -> dict[str, Any]:
     return {"changed": execute_hold(repo, hold_order(*job["uids"], case=job["case"], release=job["release"])).changed}
 
@@ -125,6 +132,7 @@ VERBS: dict[str, Callable[[Repository, dict[str, Any]], dict[str, Any]]] = {
     "erase": _erase,
     "run due": _run_due,
     "repack": _repack,
+    "scrub": _scrub,
     "hold": _hold,
     "retain": _retain,
 }
