@@ -47,6 +47,8 @@ def test_a_hold_from_the_claim_to_the_settlement(store: S3Store, tmp_path: Path)
     assert vera("erase", ONE, *AT, "--request-id", "r-1", "--reason", "x").code == 5
     assert vera("hold", ONE, *AT, "--case", "tax", "--reason", "audit").code == 0
 
+    assert "held for         LIT-2026-417, tax" in vera("stat", ONE, *AT).text
+
     released = vera("hold", "--release", *CASE)
     assert (released.code, f"still held for tax: {ONE}" in released.text) == (0, True)
     assert vera("hold", "--release", "--case", "tax", "--reason", "done").code == 0

@@ -35,7 +35,7 @@ KNOWN_SLOTS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReport(Report):
-    """What is archived of one version of a file, and where."""
+    """What is archived of one version of a file, and where; `held` are the cases that hold it."""
 
     uid: str
     tenant: str
@@ -52,6 +52,7 @@ class FileReport(Report):
     retention_class: str
     lock_mode: str
     lock_until: datetime
+    held: tuple[str, ...] = ()
     size: int = figure("size", "bytes")
     stored_size: int = figure("stored", "bytes")
 
@@ -214,7 +215,7 @@ class Retriever:
             created_at=from_micros(entry.created_at), media_type=entry.media_type, metadata=dict(entry.metadata),
             sha256=entry.sha256.hex(), codec=entry.codec.name.lower(), erased=state.is_dead(version.origin),
             shard=shard.key, version_id=shard.version_id, retention_class=shard.retention_class,
-            lock_mode=shard.lock.mode.value, lock_until=shard.lock.until,
+            lock_mode=shard.lock.mode.value, lock_until=shard.lock.until, held=tuple(state.holds_of(version.origin)),
             size=entry.size, stored_size=entry.stored_size,
         )  # fmt: skip
 

@@ -40,7 +40,8 @@ def command(
 ) -> None:
     """Show what is archived of a file, without its bytes.
 
-    Size, digest, media type, metadata, the shard that holds it, and until when that is locked.
+    Size, digest, media type, metadata, the shard that holds it, until when that is locked, and which legal cases hold
+    the file.
     """
     if versions and version is not None:
         raise UsageError("--versions shows them all, --version N one", todo="Give one of the two.")
@@ -78,6 +79,7 @@ def _show(report: FileReport) -> None:
             ("shard version", report.version_id),
             ("retention class", report.retention_class),
             ("locked", f"{report.lock_mode} until {format_time(report.lock_until)}"),
+            ("held for", ", ".join(report.held)),
         ]
     )
 
