@@ -16,7 +16,7 @@ from vera_core.operations.gc import GRACE, GcLine, GcPlan, Sort, Step, execute_g
 from vera_core.operations.inventory import write_inventory
 from vera_core.operations.migrate import verify_packed
 from vera_core.operations.pack import freeze_rows, pack_window
-from vera_core.operations.repack import rewrite_slots
+from vera_core.operations.repack import Volume, rewrite_slots
 from vera_core.operations.rewrite import Purpose
 from vera_core.operations.verify import verify_window
 from vera_core.operations.walk import all_slots
@@ -48,7 +48,7 @@ def verdict(repo: Repository) -> None:
 
 def rewrite(repo: Repository) -> None:
     purpose = Purpose("merge", lambda _: [], repo.config.compression)
-    rewrite_slots(repo, purpose, list(all_slots(repo)), files=0)
+    rewrite_slots(repo, purpose, list(all_slots(repo)), volume=Volume(0, 0))
 
 
 def collect(repo: Repository) -> None:

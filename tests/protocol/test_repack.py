@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.protocol import slots_support
 from tests.protocol.packing import DAY, File, MemorySource, make_repository, opened, pack, some_files
 from tests.protocol.repacking import append, assert_gone_from_bytes, erase, live_shards, living, readers_agree, repack
-from tests.protocol.slots_support import hold, release
+from tests.protocol.slots_support import FAR, hold, release
 from tests.protocol.test_races import damage
 from vera_core.errors import ErasedError, NotFoundError, UsageError
 from vera_core.format.layout import DICTIONARY
 from vera_core.model import Origin
+from vera_core.operations.bundles import bundled
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.inspector import inspect_file
 from vera_core.operations.lookup import ShardReaders, versions_in_order
@@ -349,3 +351,21 @@ def test_a_repair_renews_no_lock(tmp_path: Path) -> None:
     assert held is not None
     assert held.until == old.lock.until
     assert_sound(store, tmp_path)
+
+
+def test_bundles_are_bounded_in_number_bytes_and_time() -> None:
+    """The spool holds a bundle's shards, and a merge makes the locks of all of them as long as the longest."""
+    base = slots_support.shard("x", keys=range(3))
+
+    def bundles(*wanted: tuple[int, int]) -> list[int]:
+        shards = [
+            replace(base, version_id=f"v{number}", size=size, lock=base.lock._replace(until=FAR + timedelta(days=days)))
+            for number, (size, days) in enumerate(wanted)
+        ]
+        found = bundled("std", [(each, 1) for each in shards])
+        assert sum(bundle.erased for bundle in found) == len(shards)
+        return [len(bundle.shards) for bundle in found]
+
+    assert bundles((1, 0), (1, 31), (1, 32), (1, 63)) == [2, 2]
+    assert bundles(*[(1, 0)] * 300) == [128, 128, 44]
+    assert bundles((1 << 29, 0), (1 << 29, 0), (1, 0), (1 << 40, 0)) == [2, 1, 1]

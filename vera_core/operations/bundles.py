@@ -15,6 +15,8 @@ LOCK_SPREAD = timedelta(days=31)
 """Shards that are replaced together have locks that end within so long, so that no file is locked longer than that."""
 MOST_SHARDS = 128
 """Of those that are replaced together: a file and a group of each are open at once."""
+MOST_BYTES = 1 << 30
+"""Of the shards that are replaced together: they lie in the spool at once. A larger one goes alone."""
 MOST_LEFT_OUT = 250_000
 """Erased versions that one record names, so that it stays far below its limit."""
 Choose: TypeAlias = "Callable[[SlotState], Sequence[Bundle]]"
@@ -65,6 +67,7 @@ def bundled(retention_class: str, shards: Iterable[tuple[ShardRef, int]]) -> lis
             last
             and shard.lock.until - last[0][0].lock.until <= LOCK_SPREAD
             and len(last) < MOST_SHARDS
+            and sum(each.size for each, _ in last) + shard.size <= MOST_BYTES
             and sum(count for _, count in last) + removable <= MOST_LEFT_OUT
         )
         if fits:

@@ -15,7 +15,7 @@ from vera_core.errors import UsageError
 from vera_core.operations.bundles import bundled
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.holdings import removable
-from vera_core.operations.repack import by_class, is_unsealed_repack, rewrite_slots
+from vera_core.operations.repack import Volume, by_class, is_unsealed_repack, rewrite_slots
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose
 from vera_core.operations.told import none_is_wrong, told
@@ -122,9 +122,8 @@ def execute_optimize(
     """
     choose = partial(small_bundles, config=repo.config, least_saved=plan.least_saved)
     purpose = Purpose("merge", choose, repo.config.compression)
-    files = sum(line.files for line in plan.lines)
     slots = sorted({*plan.unsealed, *(line.slot for line in plan.lines)})
-    return rewrite_slots(repo, purpose, slots, files=files, progress=progress)
+    return rewrite_slots(repo, purpose, slots, volume=Volume(plan.files, plan.size), progress=progress)
 
 
 def small_bundles(state: SlotState, *, config: RepositoryConfig, least_saved: int) -> list[Bundle]:

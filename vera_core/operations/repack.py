@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vera_core.errors import UsageError
 from vera_core.operations.audited import audited
@@ -40,9 +40,20 @@ if TYPE_CHECKING:
 RATIO = 0.3
 """Erased files among the files of a slot and class from which on repacking is worth its reading and writing."""
 SHARDS_AUDITED = 1000
-SMALL_FILES = 10_000
-"""Files of a slot up to which it waits for the store most of the time, so that several are worked on at once."""
+SMALL_FILES, SMALL_BYTES = 10_000, 64 << 20
+"""Files and bytes of a slot up to which its work is waiting for the store, so that several are worked on at once."""
 SLOTS_AT_ONCE = 4
+
+
+class Volume(NamedTuple):
+    """How much there is to move: files, and the bytes of the shards that hold them."""
+
+    files: int
+    size: int
+
+    def is_small(self, slots: int) -> bool:
+        """Whether it is little for so many slots."""
+        return self.files <= SMALL_FILES * slots and self.size <= SMALL_BYTES * slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +164,7 @@ def execute_repack(
     """
     purpose = Purpose("tombstones", partial(erased_bundles, ratio=plan.ratio), repo.config.compression)
     slots = sorted({*plan.unsealed, *(line.slot for line in plan.lines)})
-    return rewrite_slots(repo, purpose, slots, files=plan.moving, progress=progress)
+    return rewrite_slots(repo, purpose, slots, volume=Volume(plan.moving, plan.size), progress=progress)
 
 
 def is_unsealed_repack(log: SlotLog, state: SlotState) -> bool:
@@ -189,12 +200,12 @@ def rewrite_slots(
     purpose: Purpose,
     slots: Sequence[Slot],
     *,
-    files: int,
+    volume: Volume,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> RepackReport:
     """Replaces what the purpose chooses in each slot, between an intent and an outcome in the audit.
 
-    `files`: about how many there are to move. A slot whose shards don't verify is a finding, and keeps no other back.
+    `volume`: about how much there is to move. A slot whose shards don't verify is a finding, and keeps no other back.
 
     Raises:
         UnavailableError, IncompatibleError: as `execute_repack`.
@@ -212,12 +223,12 @@ def rewrite_slots(
         with guard:
             moved, size = moved + versions, size + stored
             if progress is not None:
-                progress(moved, max(files, moved), size)
+                progress(moved, max(volume.files, moved), size)
 
     subject = {"reason": purpose.reason, "slots": len(slots), "first": str(slots[0]), "last": str(slots[-1])}
-    with audited(repo, "repack", subject) as outcome, repo.scratch() as scratch, inspector(files) as inspect:
+    with audited(repo, "repack", subject) as outcome, repo.scratch() as scratch, inspector(volume.files) as inspect:
         job = Rewriting(repo, purpose, scratch, _one_at_a_time(inspect), tell)
-        done = _each(job, slots, findings, at_once=1 if files > SMALL_FILES * len(slots) else SLOTS_AT_ONCE)
+        done = _each(job, slots, findings, at_once=SLOTS_AT_ONCE if volume.is_small(len(slots)) else 1)
         report = _report(purpose.reason, done, findings, time.monotonic() - began)
         outcome |= {
             "replaced": report.replaced,
