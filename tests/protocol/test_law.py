@@ -229,7 +229,7 @@ def test_the_law_is_kept_in_any_order() -> None:
     run_state_machine_as_test(
         Archive,
         settings=settings(
-            max_examples=20,
+            max_examples=12,
             stateful_step_count=15,
             derandomize=os.environ.get("HYPOTHESIS_PROFILE") != "fuzz",
             suppress_health_check=list(HealthCheck),

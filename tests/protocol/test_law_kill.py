@@ -30,21 +30,17 @@ if TYPE_CHECKING:
     from vera_core.store.embedded import EmbeddedS3
 
 POINTS = {
-    "upload": ("put_file", "*.vera"),
     "record": ("put", "*/log/*"),
     "lock": ("set_lock", "*.vera"),
     "legal hold": ("set_hold", "*.vera"),
     "audit outcome": ("put", "*/audit/*/000002.json"),
 }
 KILLS = [
-    ("hold", "record", Action.KILL_BEFORE),
     ("hold", "record", Action.KILL_AFTER),
     ("hold", "legal hold", Action.KILL_BEFORE),
     ("hold", "audit outcome", Action.KILL_AFTER),
     ("release", "record", Action.KILL_AFTER),
     ("release", "legal hold", Action.KILL_BEFORE),
-    ("release", "legal hold", Action.KILL_AFTER),
-    ("retain", "upload", Action.KILL_AFTER),
     ("retain", "record", Action.KILL_AFTER),
     ("retain", "lock", Action.KILL_AFTER),
 ]

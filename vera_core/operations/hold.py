@@ -7,7 +7,7 @@ legal_holds.py's business. It covers the versions that are there: later ones are
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -198,7 +198,7 @@ def _append(
 def _judged(repo: Repository, order: HoldOrder, state: SlotState, uids: Sequence[str]) -> list[FileHold]:
     """What is to become of each uid, by the slot's state as it is."""
     if order.release:
-        return [_to_release(order, state, uid) for uid in uids]
+        return _to_release(order, state, uids)
     readers = ShardReaders(repo)
     return [_to_hold(order, state, readers, uid) for uid in uids]
 
@@ -216,23 +216,31 @@ def _to_hold(order: HoldOrder, state: SlotState, readers: ShardReaders, uid: str
     return replace(file, outcome=Outcome.PLANNED, versions=fresh) if fresh else file
 
 
-def _to_release(order: HoldOrder, state: SlotState, uid: str) -> FileHold:
-    held = state.held().get(uid, [])
-    own = tuple(origin for origin in held if order.case in state.holds_of(origin))
-    cases = {case for origin in held for case in state.holds_of(origin)} - {order.case}
-    file = FileHold(uid=uid, slot=str(state.slot), outcome=Outcome.MISSING, cases=tuple(sorted(cases)))
-    if own:
-        return replace(file, outcome=Outcome.PLANNED, versions=own)
-    return replace(file, outcome=Outcome.BEFORE) if _was_held(order.case, state, uid) else file
-
-
-def _was_held(case: str, state: SlotState, uid: str) -> bool:
-    return any(
-        record.type == "hold"
-        and record.body["case"] == case
-        and any(item["uid"] == uid for item in record.body["entries"])
+def _to_release(order: HoldOrder, state: SlotState, uids: Sequence[str]) -> list[FileHold]:
+    own: defaultdict[str, list[Origin]] = defaultdict(list)
+    cases: defaultdict[str, set[str]] = defaultdict(set)
+    for case, versions in state.holds.items():
+        for origin, uid in sorted(versions.items()):
+            if case == order.case:
+                own[uid].append(origin)
+            else:
+                cases[uid].add(case)
+    ever = {
+        item["uid"]
         for record in state.records
-    )
+        if record.type == "hold" and record.body["case"] == order.case
+        for item in record.body["entries"]
+    }
+    return [
+        FileHold(
+            uid=uid,
+            slot=str(state.slot),
+            outcome=Outcome.PLANNED if uid in own else Outcome.BEFORE if uid in ever else Outcome.MISSING,
+            versions=tuple(own.get(uid, ())),
+            cases=tuple(sorted(cases.get(uid, ()))),
+        )
+        for uid in uids
+    ]
 
 
 def _report(order: HoldOrder, files: Sequence[FileHold]) -> HoldReport:
