@@ -21,7 +21,7 @@ from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.repository import SHORT_LOCK
-from vera_core.operations.told import none_is_wrong, told
+from vera_core.operations.told import look_at_each, none_is_wrong, told
 from vera_core.slotrecords import apply
 from vera_core.slots import SlotState
 from vera_core.store.base import MissingObjectError
@@ -123,15 +123,8 @@ def plan_gc(
     if grace < LEAST_GRACE:
         raise UsageError(f"a grace period of {grace} is too short", todo="Give an hour or more.")
     repo.refresh_config()
-    lines: list[GcLine] = []
-    findings: list[Finding] = []
-    count = 0
-    for slot in slots:
-        with told(findings, slot):
-            lines += _lines(repo, slot, grace)
-        count += 1
-        if progress is not None:
-            progress(count)
+    found, findings, count = look_at_each(slots, lambda slot: _lines(repo, slot, grace), progress)
+    lines = [line for each in found for line in each]
     delete = [line for line in lines if line.step is Step.DELETE]
     waiting = [line for line in lines if line.step is Step.WAIT]
     return GcPlan(

@@ -18,7 +18,7 @@ from vera_core.operations.holdings import removable
 from vera_core.operations.repack import Volume, by_class, is_unsealed_repack, rewrite_slots
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose
-from vera_core.operations.told import none_is_wrong, told
+from vera_core.operations.told import look_at_each, none_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -84,19 +84,15 @@ def plan_optimize(
     if least_saved < 1:
         raise UsageError(f"merging can't save {least_saved} objects", todo="Give 1 or more.")
     config = repo.refresh_config()
-    lines: list[MergeLine] = []
-    unsealed: list[Slot] = []
-    findings: list[Finding] = []
-    count = 0
-    for slot in slots:
-        with told(findings, slot):
-            log = repo.slot_log(slot)
-            state = log.load()
-            lines += _lines(state, config, least_saved)
-            unsealed += [slot] if is_unsealed_repack(log, state) else []
-        count += 1
-        if progress is not None:
-            progress(count)
+
+    def look(slot: Slot) -> tuple[list[MergeLine], list[Slot]]:
+        log = repo.slot_log(slot)
+        state = log.load()
+        return list(_lines(state, config, least_saved)), [slot] if is_unsealed_repack(log, state) else []
+
+    found, findings, count = look_at_each(slots, look, progress)
+    lines = [line for each, _ in found for line in each]
+    unsealed = [slot for _, each in found for slot in each]
     shards, size = sum(line.shards for line in lines), sum(line.size for line in lines)
     saved = sum(line.saved for line in lines)
     before = monthly(S3_STANDARD_IA, objects=shards, stored_bytes=size)

@@ -23,7 +23,7 @@ from vera_core.operations.inspector import inspector
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.rewrite import Purpose, Rewriting, Rewritten
-from vera_core.operations.told import none_is_wrong, told
+from vera_core.operations.told import look_at_each, none_is_wrong, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,19 +129,15 @@ def plan_repack(
     if not 0 <= ratio <= 1:
         raise UsageError(f"{ratio} is no ratio", todo="Give a number from 0 to 1: 0.3 for 30 %.")
     repo.refresh_config()
-    lines: list[RepackLine] = []
-    unsealed: list[Slot] = []
-    findings: list[Finding] = []
-    count = 0
-    for slot in slots:
-        with told(findings, slot):
-            log = repo.slot_log(slot)
-            state = log.load()
-            lines += _lines(state, ratio)
-            unsealed += [slot] if is_unsealed_repack(log, state) else []
-        count += 1
-        if progress is not None:
-            progress(count)
+
+    def look(slot: Slot) -> tuple[list[RepackLine], list[Slot]]:
+        log = repo.slot_log(slot)
+        state = log.load()
+        return list(_lines(state, ratio)), [slot] if is_unsealed_repack(log, state) else []
+
+    found, findings, count = look_at_each(slots, look, progress)
+    lines = [line for each, _ in found for line in each]
+    unsealed = [slot for _, each in found for slot in each]
     return RepackPlan(
         ok=none_is_wrong(findings), ratio=ratio, lines=tuple(lines), unsealed=tuple(unsealed), findings=tuple(findings),
         slots=count, due=len({line.slot for line in lines}), rolled=len(unsealed),

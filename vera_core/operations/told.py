@@ -1,18 +1,52 @@
-"""Errors about one slot's own data as findings, so that the work on the others goes on."""
+"""Looking at many slots: some at once, and an error about one slot's own data is a finding, so that others go on."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from vera_core.errors import ConflictError, IncompatibleError, IntegrityError
 from vera_core.operations.report import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vera_core.errors import VeraError
     from vera_core.model import Slot
+
+
+T = TypeVar("T")
+THREADS = 8
+"""Slots at once: what they wait for is the store."""
+AHEAD = 64
+"""Slots that are begun before the first of them is taken."""
+
+
+def look_at_each(
+    slots: Iterable[Slot], look: Callable[[Slot], T], progress: Callable[[int], None] | None = None
+) -> tuple[list[T], list[Finding], int]:
+    """What `look` gives for each slot, in their order; the findings, and how many slots there were.
+
+    `progress` gets the number of slots done.
+
+    Raises:
+        UnavailableError: the store can't be reached.
+    """
+    results: list[T] = []
+    findings: list[Finding] = []
+    count = 0
+    coming = iter(slots)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-look") as pool:
+        while several := list(islice(coming, AHEAD)):
+            for slot, future in [(slot, pool.submit(look, slot)) for slot in several]:
+                with told(findings, slot):
+                    results.append(future.result())
+                count += 1
+                if progress is not None:
+                    progress(count)
+    return results, findings, count
 
 
 @contextmanager
