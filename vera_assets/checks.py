@@ -7,14 +7,12 @@ No `from __future__ import annotations`: Dagster reads the annotations of steps 
 
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckExecutionContext,
     AssetCheckResult,
     AssetChecksDefinition,
-    AssetCheckSeverity,
     AssetCheckSpec,
     AssetKey,
     AssetRecordsFilter,
@@ -67,20 +65,27 @@ def shards_checks(source: MigratedSource) -> AssetChecksDefinition:
             migration = source.open(repository.open())
             days = _days(context, migration)
             verified, failed = each_day(days, lambda day: _verify(migration, day))
-        chosen = [spec for spec in specs if spec.key in context.selected_asset_check_keys]
-        for spec in chosen:
-            results = {day: _result(spec, verified.get(day) or failed[day], day) for day in days}
-            if context.has_partition_key:
-                yield from results.values()
-                continue
-            # An AssetCheckResult would be of no day here, and in a run without days Dagster 1.13 even fails on it.
-            for day, result in results.items():
-                yield _evaluation(context.instance, result, day, partition=partition_of(day))
-                if not context.has_partition_key_range:
-                    yield _evaluation(context.instance, result, day, partition=None)
-            yield Output(None, output_name=spec.get_python_identifier())
+        for spec in specs:
+            if spec.key in context.selected_asset_check_keys:
+                results = {day: _result(spec, verified.get(day) or failed[day], day) for day in days}
+                yield from by_day(context, spec, results)
 
     return verify
+
+
+def by_day(
+    context: AssetCheckExecutionContext, spec: AssetCheckSpec, results: Mapping[date, AssetCheckResult]
+) -> Iterator[AssetCheckResult | AssetCheckEvaluation | Output[None]]:
+    """What one check of a multi_asset_check yields, so that Dagster shows each day's result as that of the day."""
+    if context.has_partition_key:
+        yield from results.values()
+        return
+    # An AssetCheckResult would be of no day here, and in a run without days Dagster 1.13 even fails on it.
+    for day, result in results.items():
+        yield _evaluation(context.instance, result, day, partition=partition_of(day))
+        if not context.has_partition_key_range:
+            yield _evaluation(context.instance, result, day, partition=None)
+    yield Output(None, output_name=spec.get_python_identifier())
 
 
 def progress_check(source: MigratedSource) -> AssetChecksDefinition:
@@ -156,20 +161,31 @@ def _verify(migration: Migration, day: date) -> WindowReport:
 
 def _result(spec: AssetCheckSpec, found: WindowReport | VeraError, day: date) -> AssetCheckResult:
     """What one check of one day found, or why it could not say."""
-    about: dict[str, Any] = {"asset_key": spec.asset_key, "check_name": spec.name}
     if isinstance(found, VeraError):
-        error = MetadataValue.json(found.to_json())
-        return AssetCheckResult(passed=False, description=str(found), metadata={"error": error}, **about)
+        return failed_result(spec, found)
     check = found.verify.check(spec.name)
-    return AssetCheckResult(passed=check.ok, description=_text(check), metadata=_metadata(found, check, day), **about)
+    return AssetCheckResult(
+        passed=check.ok, description=text_of(check), metadata=_metadata(found, check, day), asset_key=spec.asset_key,
+        check_name=spec.name,
+    )  # fmt: skip
 
 
-def _text(check: CheckResult) -> str:
-    if check.ok:
+def failed_result(spec: AssetCheckSpec, error: VeraError) -> AssetCheckResult:
+    """A check that could not be made: it did not pass, and says why."""
+    return AssetCheckResult(
+        passed=False, description=str(error), metadata={"error": MetadataValue.json(error.to_json())},
+        asset_key=spec.asset_key, check_name=spec.name,
+    )  # fmt: skip
+
+
+def text_of(check: CheckResult) -> str:
+    """What a check found, for people."""
+    if not check.findings:
         return f"{check.checked:,} checked, nothing found."
     first = check.findings[0]
     place = " ".join(part for part in (first.key, first.version_id, first.uid) if part)
-    return f"{check.failed:,} findings in {check.checked:,} checked. First: {place}: {first.what}. {first.todo}"
+    count = max(check.failed, len(check.findings))
+    return f"{count:,} findings in {check.checked:,} checked. First: {place}: {first.what}. {first.todo}"
 
 
 def _metadata(report: WindowReport, check: CheckResult, day: date) -> Metadata:
@@ -196,7 +212,7 @@ def _evaluation(
         passed=bool(result.passed),
         metadata=result.metadata,
         description=result.description,
-        severity=AssetCheckSeverity.ERROR,
+        severity=result.severity,
         blocking=False,
         partition=partition,
         target_materialization_data=target_of(instance, result.asset_key, day),

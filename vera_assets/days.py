@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dagster import AssetMaterialization, DataVersion, Failure, MaterializeResult, MetadataValue, RetryRequested
 
 from vera_assets.partitions import partition_of
-from vera_core.errors import UnavailableError, VeraError
+from vera_core.errors import IntegrityError, UnavailableError, VeraError
 from vera_core.operations.report import size_text
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dagster import AssetKey, DagsterLogManager
 
+    from vera_core.operations.report import Finding
     from vera_core.operations.segment import Progress
 
 Result = TypeVar("Result")
@@ -109,6 +110,19 @@ def failure(failed: Mapping[date, VeraError]) -> Failure:
     lines = [f"{partition_of(day)}: {error}" for day, error in failed.items()]
     metadata = {partition_of(day): MetadataValue.json(error.to_json()) for day, error in failed.items()}
     return Failure(description="\n".join(lines), metadata=metadata, allow_retries=False)
+
+
+def insist(findings: Sequence[Finding]) -> None:
+    """Makes errors among the findings of an operation one of the run: a number of a part passes for none of the whole.
+
+    Raises:
+        IntegrityError: there are some; it names the first.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        what = f"{first.what} (and {len(errors) - 1:,} more)" if len(errors) > 1 else first.what
+        raise IntegrityError(what, todo=first.todo, key=first.key, version_id=first.version_id)
 
 
 def logged_progress(log: DagsterLogManager, day: date) -> Progress:

@@ -1,4 +1,4 @@
-"""The schedules: the daily look at the bucket, and for whoever prefers a fixed hour to the sensor, one run a day.
+"""The schedules: looks at the bucket and at deadlines, and what somebody may turn on: archiving, erasing, upkeep.
 
 No `from __future__ import annotations`: Dagster reads the annotations of evaluation functions as objects.
 """
@@ -15,10 +15,16 @@ from dagster import (
     schedule,
 )
 
-from vera_assets.jobs import Job
+from vera_assets.assets.upkeep import DOCTOR_STEP, GARBAGE_STEP, acting
+from vera_assets.jobs import TENANT_TAG, Job
 from vera_assets.partitions import partition_of
 from vera_assets.sources import MigratedSource
+from vera_assets.tenants import Tenant
 
+DEADLINES_AT = "37 * * * *"
+ERASE_AT = "7 * * * *"
+GC_AT = "47 3 * * *"
+DOCTOR_AT = "17 3 * * *"
 LOOK_AT = "17 5 * * *"
 ARCHIVE_AT = "17 2 * * *"
 
@@ -55,3 +61,55 @@ def daily_schedule(source: MigratedSource, job: Job) -> ScheduleDefinition:
             yield RunRequest(run_key=f"daily:{source.naming.identifier}:{today}", partition_key=partition_of(day))
 
     return daily
+
+
+def deadlines_schedule(tenant: Tenant, job: Job) -> ScheduleDefinition:
+    """Looks at the deadlines of erasures every hour; runs unless somebody stops it."""
+    return ScheduleDefinition(
+        name=tenant.naming.name("deadlines_hourly"),
+        job=job,
+        cron_schedule=DEADLINES_AT,
+        execution_timezone="UTC",
+        tags={TENANT_TAG: tenant.name},
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks every hour whether erasures are, or will soon be, overdue. The sensor "
+        "vera_erasure_deadlines raises the alert.",
+    )
+
+
+def erase_schedule(tenant: Tenant, job: Job) -> ScheduleDefinition:
+    """Executes what may be executed, every hour. Off at first: what is erased does not come back."""
+    return ScheduleDefinition(
+        name=tenant.naming.name("erase_hourly"),
+        job=job,
+        cron_schedule=ERASE_AT,
+        execution_timezone="UTC",
+        tags={TENANT_TAG: tenant.name},
+        description="Executes every hour the erasure requests that were approved, where the repository asks for "
+        "approvals, and are due. What they erase does not come back.",
+    )
+
+
+def gc_schedule(job: Job) -> ScheduleDefinition:
+    """Collects garbage every night. Off at first: it deletes."""
+    return ScheduleDefinition(
+        name="vera_gc_daily",
+        job=job,
+        cron_schedule=GC_AT,
+        execution_timezone="UTC",
+        run_config=acting(GARBAGE_STEP),
+        description="Condemns, and a day later deletes, what counts no more, every night.",
+    )
+
+
+def doctor_schedule(job: Job) -> ScheduleDefinition:
+    """Puts right every night what crashes left, and keeps locks as long as holds need. Off at first."""
+    return ScheduleDefinition(
+        name="vera_doctor_daily",
+        job=job,
+        cron_schedule=DOCTOR_AT,
+        execution_timezone="UTC",
+        run_config=acting(DOCTOR_STEP),
+        description="Puts right every night what crashes and strangers left, sets legal holds as the logs say, and "
+        "extends the locks of logs as long as anything is held.",
+    )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ created_at = { column = "created_at", type = "text" }
 content = { column = "path", kind = "path", roots = ["/nowhere/files"] }
 begin = 2026-03-01
 """
+ERASURE_JOBS = ("vera__default_erase", "vera__default_deadlines", "vera__default_repack")
 HOME = "telemetry:\n  enabled: false\n"
 
 
@@ -65,7 +67,7 @@ def test_it_loads_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         defs = build_definitions(settings=settings_for(tmp_path, "no-such-bucket"))
-        for name in (f"{SOURCE}_archive", "vera_repository_look"):
+        for name in (f"{SOURCE}_archive", "vera_repository_look", *ERASURE_JOBS, "vera_gc", "vera_doctor"):
             defs.resolve_job_def(name)
         defs.get_repository_def()
 
@@ -118,7 +120,7 @@ def test_what_an_auditor_follows(defs: Definitions) -> None:
         assert node.owners == ["team:archive"]
         assert node.kinds
         assert node.code_version
-        assert node.group_name in {SOURCE, "vera_repository"}
+        assert node.group_name in {SOURCE, "vera_repository", "vera__default_erasure", "vera_upkeep"}
     for concept in ("window", "shards", "inventory"):
         node = graph.get(key[concept])
         assert node.partitions_def is not None
@@ -126,6 +128,39 @@ def test_what_an_auditor_follows(defs: Definitions) -> None:
         assert node.backfill_policy is not None
         assert node.backfill_policy.max_partitions_per_run == 31
     assert graph.get(key["watermark"]).partitions_def is None
+
+
+def test_what_an_auditor_follows_of_an_erasure(defs: Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    requests, tombstones, repacked = (
+        AssetKey(["vera", "default", name]) for name in ("erasure_requests", "tombstones", "repacked_shards")
+    )
+    assert graph.get(requests).partitions_def is None
+    assert graph.get(tombstones).parent_keys == {requests, AssetKey([SOURCE, "shards"])}
+    assert graph.get(repacked).parent_keys == {tombstones}
+    for key in (tombstones, repacked):
+        node = graph.get(key)
+        assert node.partitions_def is not None
+        assert node.partitions_def.get_first_partition_key() == DAYS[0].isoformat()
+        assert node.backfill_policy is not None
+        assert node.backfill_policy.max_partitions_per_run == 31
+    found = {(item.asset_key, item.name) for item in graph.asset_check_keys}
+    assert {
+        (requests, "deadlines"), (tombstones, "erased_unreadable"), (tombstones, "sidecar_equals_log"),
+        (repacked, "worm_lock"),
+    } <= found  # fmt: skip
+
+
+def test_a_tenant_of_several_sources_is_erased_from_as_one(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "no-such-bucket")
+    one = settings.sources[SOURCE]
+    later = replace(one, begin=DAYS[2])
+    defs = build_definitions(settings=settings.model_copy(update={"sources": {"late": later, SOURCE: one}}))
+    graph = defs.resolve_asset_graph()
+    node = graph.get(AssetKey(["vera", "default", "tombstones"]))
+    assert {AssetKey([SOURCE, "shards"]), AssetKey(["late", "shards"])} <= node.parent_keys
+    assert node.partitions_def is not None
+    assert node.partitions_def.get_first_partition_key() == DAYS[0].isoformat()
 
 
 def test_checks_of_shards_block(defs: Definitions) -> None:
@@ -148,13 +183,19 @@ def test_only_looking_runs_unasked(defs: Definitions) -> None:
     sensors = {item.name: item.default_status for item in defs.sensors or ()}
     assert sensors == {
         "vera_run_failure": DefaultSensorStatus.RUNNING,
+        "vera_erasure_deadlines": DefaultSensorStatus.RUNNING,
         f"{SOURCE}_watermark_sensor": DefaultSensorStatus.STOPPED,
+        "vera__default_tombstone_sensor": DefaultSensorStatus.STOPPED,
     }
     repository = defs.get_repository_def()
     schedules = {item.name: item.default_status for item in repository.schedule_defs}
     assert schedules == {
         "vera_repository_daily": DefaultScheduleStatus.RUNNING,
+        "vera_gc_daily": DefaultScheduleStatus.STOPPED,
+        "vera_doctor_daily": DefaultScheduleStatus.STOPPED,
         f"{SOURCE}_daily": DefaultScheduleStatus.STOPPED,
+        "vera__default_deadlines_hourly": DefaultScheduleStatus.RUNNING,
+        "vera__default_erase_hourly": DefaultScheduleStatus.STOPPED,
     }
 
 
@@ -176,7 +217,7 @@ def test_dots_and_dashes_in_names_do_not_break_it(tmp_path: Path) -> None:
 def test_no_sources_leave_the_repository(tmp_path: Path) -> None:
     settings = Settings.load(None, repository="s3://bucket/archive", spool=tmp_path)
     graph = build_definitions(settings=settings).resolve_asset_graph()
-    assert graph.materializable_asset_keys == {AssetKey(["vera", "repository"])}
+    assert graph.materializable_asset_keys == {AssetKey(["vera", name]) for name in ("repository", "garbage", "doctor")}
 
 
 def test_the_s3_resource_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
