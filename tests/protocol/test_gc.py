@@ -23,6 +23,7 @@ from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, Clock, assert_sound
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import LockMode
+from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.gc import GcPlan, GcReport, Sort, Step, execute_gc, plan_gc
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -266,6 +267,7 @@ def test_any_request_of_a_collection_may_fail_or_be_the_last(world: World, actio
         world.collect()
         assert world.versions() == {shard.version_id for shard in live_shards(world.repo())}
         assert living(world.repo()) == before
+        assert plan_doctor(world.repo()).ok
     assert_sound(world.store, world.spool)
 
 
@@ -310,3 +312,22 @@ def test_a_shard_is_repaired_though_what_its_rows_were_judged_by_is_gone(world: 
     assert (report.archived, report.equal) == (1, 3)
     assert Retriever(world.repo()).get("more", DAY) == b"more"
     assert later.version_id not in {shard.version_id for shard in live_shards(world.repo())}
+
+
+def test_collectors_side_by_side(world: World) -> None:
+    """Each step of one is taken by another just before it: both end well, and nothing else goes."""
+    pack(world.repo(), MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(9)]))
+    erase(world.repo(), "doc/1")
+    repack(world.repo())
+    before = living(world.repo())
+    world.later(days=101)
+    for kind, pattern, condemned in (("get_lock", "*.vera", 0), ("put", "*/log/*", 0)):
+        racing = FaultyStore(world.store, [Rule(Action.RUN_BEFORE, kind, pattern, run=world.collect)])
+        assert world.collect(racing).condemned == condemned
+    world.later(hours=25)
+    for kind in ("get_lock", "head", "delete"):
+        racing = FaultyStore(world.store, [Rule(Action.RUN_BEFORE, kind, "*.vera", run=world.collect)])
+        assert world.collect(racing).ok
+    assert world.versions() == {shard.version_id for shard in live_shards(world.repo())}
+    assert living(world.repo()) == before
+    assert_sound(world.store, world.spool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -190,7 +191,9 @@ def _lines(repo: Repository, slot: Slot, grace: timedelta) -> list[GcLine]:
     for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
         is_shard = repo.keys.parse(info.key).kind is KeyKind.SHARD and not info.is_delete_marker
         if is_shard and (info.key, info.version_id) not in live:
-            found.append(_judge(repo, state, info, since.get((info.key, info.version_id)), grace))
+            # What vanishes meanwhile was deleted by another collector.
+            with suppress(MissingObjectError):
+                found.append(_judge(repo, state, info, since.get((info.key, info.version_id)), grace))
     return found
 
 
@@ -274,6 +277,7 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
         return []
     log = repo.slot_log(slot)
     state = log.load()
+    sealed = sealed_number(log, state)
     condemned = condemned_since(state)
     done: list[GcLine] = []
     for line in lines:
@@ -296,6 +300,8 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
             continue
         except RestrictedError as refused:
             done.append(replace(line, step=Step.WAIT, due=None, why=f"the store refuses: {refused.what}"))
+    # Whoever condemned may have died before this.
+    settle(repo, log, state, sealed)
     return done
 
 
