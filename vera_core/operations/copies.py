@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
     from vera_core.format import ShardSummary
     from vera_core.format.writer import Sink
+    from vera_core.model import Entry, Origin
     from vera_core.operations.lookup import ShardReaders, Version
     from vera_core.operations.repository import Repository
+
+
+BATCH_BYTES = 8 << 20
+"""Of contents in memory at once."""
 
 
 def shardfuls(repo: Repository, versions: Iterable[Version]) -> Iterator[list[Version]]:
@@ -74,20 +79,51 @@ def _write(repo: Repository, readers: ShardReaders, versions: Sequence[Version],
     retention = repo.config.retention(versions[0].shard.retention_class)
     options = ShardOptions(bytes.fromhex(repo.config.repository_id), retention.name, retention.erasability)
     writer = ShardWriter(sink, options=options)
-    for version in versions:
-        entry, reader = version.entry, readers.reader(version.shard)
-        if entry.size > repo.config.inline_limit:
-            with tempfile.TemporaryFile(dir=repo.workplace.spool) as content:
-                content.writelines(reader.read_stream(entry))
-                content.seek(0)
-                writer.append_stream(
-                    entry.uid, entry.created_at, content, entry.size, policy=repo.config.compression,
-                    media_type=entry.media_type, metadata=entry.metadata, origin=version.origin,
-                )  # fmt: skip
-        else:
-            encoded = encode(reader.read(entry), repo.config.compression)
+    if versions[0].entry.size > repo.config.inline_limit:
+        _stream(repo, readers, versions[0], writer)
+        return writer.finish()
+    for batch in _batches(versions):
+        contents = _contents(readers, batch)
+        for version in batch:
+            entry = version.entry
             writer.append(
-                entry.uid, entry.created_at, encoded,
+                entry.uid, entry.created_at, encode(contents[version.origin], repo.config.compression),
                 media_type=entry.media_type, metadata=entry.metadata, origin=version.origin,
             )  # fmt: skip
     return writer.finish()
+
+
+def _stream(repo: Repository, readers: ShardReaders, version: Version, writer: ShardWriter) -> None:
+    entry = version.entry
+    with tempfile.TemporaryFile(dir=repo.workplace.spool) as content:
+        content.writelines(readers.reader(version.shard).read_stream(entry))
+        content.seek(0)
+        writer.append_stream(
+            entry.uid, entry.created_at, content, entry.size, policy=repo.config.compression,
+            media_type=entry.media_type, metadata=entry.metadata, origin=version.origin,
+        )  # fmt: skip
+
+
+def _batches(versions: Sequence[Version]) -> Iterator[list[Version]]:
+    """The versions in order, as many at a time as are read at once."""
+    batch: list[Version] = []
+    size = 0
+    for version in versions:
+        if batch and size + version.entry.size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(version)
+        size += version.entry.size
+    yield batch
+
+
+def _contents(readers: ShardReaders, versions: Iterable[Version]) -> dict[Origin, bytes]:
+    """The versions' contents, verified; what lies close together in a shard is one request."""
+    by_shard: dict[str, dict[Entry, Version]] = {}
+    for version in versions:
+        by_shard.setdefault(version.shard.version_id, {})[version.entry] = version
+    return {
+        wanted[entry].origin: content
+        for wanted in by_shard.values()
+        for entry, content in readers.reader(next(iter(wanted.values())).shard).read_many(wanted)
+    }
