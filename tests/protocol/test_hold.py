@@ -20,6 +20,7 @@ from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
 from vera_core.operations.hold import HoldOrder, HoldReport, Outcome, execute_hold, plan_hold
 from vera_core.operations.retrieve import Retriever
+from vera_core.operations.verify import verify_slots
 from vera_core.operations.walk import all_slots
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
@@ -196,6 +197,8 @@ def test_the_doctor_follows_the_log(repo: Repository, memory_store: MemoryStore,
     idle = next(item for item in reports.values() if item.version_id != held and item.slot == slot)
     memory_store.set_hold(reports[held].shard, held, held=False)
     memory_store.set_hold(idle.shard, idle.version_id, held=True)
+    checked = verify_slots(opened(memory_store, tmp_path), all_slots(repo))
+    assert [finding.version_id for finding in checked.check("worm_lock").findings] == [held]
     plan = plan_doctor(opened(memory_store, tmp_path))
     assert (plan.ok, plan.legal_holds) == (False, 2)
     assert execute_doctor(opened(memory_store, tmp_path), plan).legal_holds == 2

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vera_core.errors import IncompatibleError, IntegrityError
+from vera_core.errors import IncompatibleError, IntegrityError, UnsafeStoreError
 from vera_core.format import FileSource, ShardReader
 from vera_core.model import Lock, format_time
 from vera_core.operations.commit import satisfies
+from vera_core.operations.legal_holds import unheld_shards
 from vera_core.operations.report import Finding
 from vera_core.store.base import MissingObjectError
 
@@ -159,6 +160,23 @@ def sidecar_trouble(log: SlotLog, state: SlotState) -> list[Finding]:
             todo="Run `vera doctor` to rebuild it from the log.",
             severity="warning" if trouble in HARMLESS else "error",
         )
+    ]
+
+
+def hold_trouble(repo: Repository, state: SlotState) -> list[Finding]:
+    """What is wrong with the S3 legal holds of the shards that cases need; `state` must come from the whole log."""
+    try:
+        shards = unheld_shards(repo, state)
+    except (IntegrityError, UnsafeStoreError) as error:
+        return [finding_of(error)]
+    return [
+        Finding(
+            what="a case needs the shard, and the store has no legal hold on it",
+            key=shard.key,
+            version_id=shard.version_id,
+            todo="Run `vera doctor` to set it; find out who lifted it.",
+        )
+        for shard in shards
     ]
 
 

@@ -13,9 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vera_core.errors import IncompatibleError, IntegrityError, UnsafeStoreError
+from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import parse_time
-from vera_core.operations.legal_holds import unheld_shards
 from vera_core.operations.pace import at_pace
 from vera_core.operations.proofs import Place, Proof, look, read_proofs, record_proofs
 from vera_core.operations.proving import (
@@ -23,6 +22,7 @@ from vera_core.operations.proving import (
     WORM_LOCK,
     Check,
     finding_of,
+    hold_trouble,
     lock_trouble,
     log_lock_trouble,
     shard_trouble,
@@ -179,7 +179,7 @@ class _Scrub:
             return None
         self._take(SLOT_LOG, len(state.records), [])
         found = self._take(SIDECAR, 1, _sidecar_trouble(log, state))
-        found += self._take(LEGAL_HOLD, sum(map(len, state.held().values())), _hold_trouble(self.repo, state))
+        found += self._take(LEGAL_HOLD, sum(map(len, state.held().values())), hold_trouble(self.repo, state))
         if self.repo.config.locked:
             locks = _settled(log_lock_trouble(self.repo, log, state), unsettled=_is_unsettled(self.repo, state))
             found += self._take(WORM_LOCK, len(state.records), locks)
@@ -256,22 +256,6 @@ def _sidecar_trouble(log: SlotLog, state: SlotState) -> list[Finding]:
             todo="Run `vera doctor` to rebuild it from the log.",
             severity="warning" if trouble in HARMLESS else "error",
         )
-    ]
-
-
-def _hold_trouble(repo: Repository, state: SlotState) -> list[Finding]:
-    try:
-        shards = unheld_shards(repo, state)
-    except (IntegrityError, UnsafeStoreError) as error:
-        return [finding_of(error)]
-    return [
-        Finding(
-            what="a case needs the shard, and the store has no legal hold on it",
-            key=shard.key,
-            version_id=shard.version_id,
-            todo="Run `vera doctor` to set it; find out who lifted it.",
-        )
-        for shard in shards
     ]
 
 

@@ -25,6 +25,7 @@ from vera_core.operations.proving import (
     CheckResult,
     about,
     finding_of,
+    hold_trouble,
     lock_trouble,
     log_lock_trouble,
     shard_trouble,
@@ -144,6 +145,7 @@ def verify_slots(
                 tally.integrity.take(1, [finding_of(error)])
                 continue
             _check_log_locks(repo, log, state, tally)
+            tally.locks.take(0, hold_trouble(repo, state))
             for shard in state.live():
                 _check_lock(repo, shard.key, shard.version_id, shard.lock, tally)
                 if deep:
