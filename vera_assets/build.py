@@ -15,6 +15,7 @@ from vera_assets.assets.erasure_requests import erasure_requests_asset
 from vera_assets.assets.inventory import inventory_asset
 from vera_assets.assets.repacked import repacked_asset
 from vera_assets.assets.repository import repository_asset
+from vera_assets.assets.scrub import scrub_asset
 from vera_assets.assets.shards import shards_asset
 from vera_assets.assets.tombstones import tombstones_asset
 from vera_assets.assets.upkeep import doctor_asset, garbage_asset
@@ -31,6 +32,7 @@ from vera_assets.jobs import (
     garbage_job,
     repack_job,
     repository_job,
+    scrub_job,
 )
 from vera_assets.resources import RepositoryResource
 from vera_assets.schedules import (
@@ -40,6 +42,7 @@ from vera_assets.schedules import (
     erase_schedule,
     gc_schedule,
     look_schedule,
+    scrub_schedule,
 )
 from vera_assets.sensors import failure_sensor, watermark_sensor
 from vera_assets.sources import migrated_sources
@@ -119,12 +122,12 @@ class _Part:
 
 
 def _repository() -> _Part:
-    look, garbage, doctor = repository_job(), garbage_job(), doctor_job()
+    look, garbage, doctor, scrub = repository_job(), garbage_job(), doctor_job(), scrub_job()
     return _Part(
-        assets=[repository_asset(), garbage_asset(), doctor_asset()],
-        jobs=[look, garbage, doctor],
+        assets=[repository_asset(), garbage_asset(), doctor_asset(), scrub_asset()],
+        jobs=[look, garbage, doctor, scrub],
         checks=[hygiene_check()],
-        schedules=[look_schedule(look), gc_schedule(garbage), doctor_schedule(doctor)],
+        schedules=[look_schedule(look), gc_schedule(garbage), doctor_schedule(doctor), scrub_schedule(scrub)],
     )
 
 

@@ -13,6 +13,7 @@ from dagster import (
     AssetCheckExecutionContext,
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetCheckSeverity,
     AssetCheckSpec,
     AssetKey,
     AssetRecordsFilter,
@@ -47,6 +48,8 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 PROGRESS = "progress"
 HYGIENE = "bucket_hygiene"
+SHOWN = 10
+"""Findings of a check that are kept in its event."""
 
 
 def shards_checks(source: MigratedSource) -> AssetChecksDefinition:
@@ -175,6 +178,15 @@ def failed_result(spec: AssetCheckSpec, error: VeraError) -> AssetCheckResult:
     return AssetCheckResult(
         passed=False, description=str(error), metadata={"error": MetadataValue.json(error.to_json())},
         asset_key=spec.asset_key, check_name=spec.name,
+    )  # fmt: skip
+
+
+def shown_result(spec: AssetCheckSpec, check: CheckResult, about: Metadata) -> AssetCheckResult:
+    """A check's result with what it is about; findings that harm nobody are a warning."""
+    metadata = {**about, "first findings": table(check.findings, limit=SHOWN)} if check.findings else about
+    return AssetCheckResult(
+        passed=not check.findings, severity=AssetCheckSeverity.WARN if check.ok else AssetCheckSeverity.ERROR,
+        description=text_of(check), metadata=metadata, asset_key=spec.asset_key, check_name=spec.name,
     )  # fmt: skip
 
 

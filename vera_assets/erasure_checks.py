@@ -22,7 +22,7 @@ from dagster import (
 )
 
 from vera_assets.assets.spec import ERASURE_REQUESTS, REPACKED, TOMBSTONES
-from vera_assets.checks import by_day, failed_result, text_of
+from vera_assets.checks import by_day, failed_result, shown_result
 from vera_assets.days import each_day, translated
 from vera_assets.metadata import Metadata, command, numbers, table
 from vera_assets.partitions import days_of, partition_of
@@ -31,7 +31,7 @@ from vera_assets.tenants import Tenant
 from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.deadlines import RequestsReport, survey_requests
 from vera_core.operations.erasure_proof import ERASED, SAMPLE, SIDECAR, ErasureProof, prove_erased
-from vera_core.operations.proving import WORM_LOCK, CheckResult
+from vera_core.operations.proving import WORM_LOCK
 from vera_core.operations.report import Report
 from vera_core.operations.verify import verify_slots
 from vera_core.operations.walk import slots
@@ -109,7 +109,7 @@ def repacked_checks(tenant: Tenant) -> AssetChecksDefinition:
             days = _days(context, key)
             asked, failed = each_day(days, lambda day: verify_slots(repo, slots(repo, tenant.name, day)))
         results = {
-            day: _shown(spec, asked[day].check(WORM_LOCK), _about(asked[day], "verify", tenant, day))
+            day: shown_result(spec, asked[day].check(WORM_LOCK), _about(asked[day], "verify", tenant, day))
             if day in asked
             else failed_result(spec, failed[day])
             for day in days
@@ -137,16 +137,7 @@ def _days(context: AssetCheckExecutionContext, key: AssetKey) -> list[date]:
 def _result(spec: AssetCheckSpec, found: ErasureProof | VeraError, tenant: Tenant, day: date) -> AssetCheckResult:
     if isinstance(found, VeraError):
         return failed_result(spec, found)
-    return _shown(spec, found.check(spec.name), _about(found, "doctor", tenant, day))
-
-
-def _shown(spec: AssetCheckSpec, check: CheckResult, about: Metadata) -> AssetCheckResult:
-    """A check's result; findings that harm nobody are a warning."""
-    metadata = {**about, "first findings": table(check.findings, limit=SHOWN)} if check.findings else about
-    return AssetCheckResult(
-        passed=not check.findings, severity=AssetCheckSeverity.WARN if check.ok else AssetCheckSeverity.ERROR,
-        description=text_of(check), metadata=metadata, asset_key=spec.asset_key, check_name=spec.name,
-    )  # fmt: skip
+    return shown_result(spec, found.check(spec.name), _about(found, "doctor", tenant, day))
 
 
 def _about(report: Report, name: str, tenant: Tenant, day: date) -> Metadata:

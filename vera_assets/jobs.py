@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from dagster import AssetCheckKey, AssetSelection, define_asset_job, in_process_executor
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from vera_assets.assets.scrub import SCRUB_KEY
 from vera_assets.assets.spec import ERASURE_REQUESTS, REPACKED, REPOSITORY_GROUP, TOMBSTONES
 from vera_assets.assets.upkeep import DOCTOR_KEY, GARBAGE_KEY
 
@@ -90,6 +91,11 @@ def garbage_job() -> Job:
 def doctor_job() -> Job:
     """Looks for what crashes and strangers left; puts it right in runs that may."""
     return _upkeep("vera_doctor", DOCTOR_KEY, "Finds what is to be put right in the bucket; with `execute` does it.")
+
+
+def scrub_job() -> Job:
+    """Proves a share of the archive."""
+    return _upkeep("vera_scrub", SCRUB_KEY, "Proves a share of the archive, the longest unproved first.")
 
 
 def _upkeep(name: str, key: AssetKey, description: str) -> Job:

@@ -20,10 +20,12 @@ from vera_assets.jobs import TENANT_TAG, Job
 from vera_assets.partitions import partition_of
 from vera_assets.sources import MigratedSource
 from vera_assets.tenants import Tenant
+from vera_core.operations.scrub_plan import PERCENT
 
 DEADLINES_AT = "37 * * * *"
 ERASE_AT = "7 * * * *"
 GC_AT = "47 3 * * *"
+SCRUB_AT = "17 4 * * *"
 DOCTOR_AT = "17 3 * * *"
 LOOK_AT = "17 5 * * *"
 ARCHIVE_AT = "17 2 * * *"
@@ -112,4 +114,15 @@ def doctor_schedule(job: Job) -> ScheduleDefinition:
         run_config=acting(DOCTOR_STEP),
         description="Puts right every night what crashes and strangers left, sets legal holds as the logs say, and "
         "extends the locks of logs as long as anything is held.",
+    )
+
+
+def scrub_schedule(job: Job) -> ScheduleDefinition:
+    """Proves a share of the archive every night. Off at first: reading costs."""
+    return ScheduleDefinition(
+        name="vera_scrub_daily",
+        job=job,
+        cron_schedule=SCRUB_AT,
+        execution_timezone="UTC",
+        description=f"Reads and proves {PERCENT:g} % of the shards every night, the longest unproved first.",
     )

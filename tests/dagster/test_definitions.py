@@ -42,6 +42,7 @@ content = { column = "path", kind = "path", roots = ["/nowhere/files"] }
 begin = 2026-03-01
 """
 ERASURE_JOBS = ("vera__default_erase", "vera__default_deadlines", "vera__default_repack")
+UPKEEP_JOBS = ("vera_gc", "vera_doctor", "vera_scrub")
 HOME = "telemetry:\n  enabled: false\n"
 
 
@@ -67,7 +68,7 @@ def test_it_loads_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         defs = build_definitions(settings=settings_for(tmp_path, "no-such-bucket"))
-        for name in (f"{SOURCE}_archive", "vera_repository_look", *ERASURE_JOBS, "vera_gc", "vera_doctor"):
+        for name in (f"{SOURCE}_archive", "vera_repository_look", *ERASURE_JOBS, *UPKEEP_JOBS):
             defs.resolve_job_def(name)
         defs.get_repository_def()
 
@@ -193,6 +194,7 @@ def test_only_looking_runs_unasked(defs: Definitions) -> None:
         "vera_repository_daily": DefaultScheduleStatus.RUNNING,
         "vera_gc_daily": DefaultScheduleStatus.STOPPED,
         "vera_doctor_daily": DefaultScheduleStatus.STOPPED,
+        "vera_scrub_daily": DefaultScheduleStatus.STOPPED,
         f"{SOURCE}_daily": DefaultScheduleStatus.STOPPED,
         "vera__default_deadlines_hourly": DefaultScheduleStatus.RUNNING,
         "vera__default_erase_hourly": DefaultScheduleStatus.STOPPED,
@@ -217,7 +219,9 @@ def test_dots_and_dashes_in_names_do_not_break_it(tmp_path: Path) -> None:
 def test_no_sources_leave_the_repository(tmp_path: Path) -> None:
     settings = Settings.load(None, repository="s3://bucket/archive", spool=tmp_path)
     graph = build_definitions(settings=settings).resolve_asset_graph()
-    assert graph.materializable_asset_keys == {AssetKey(["vera", name]) for name in ("repository", "garbage", "doctor")}
+    assert graph.materializable_asset_keys == {
+        AssetKey(["vera", name]) for name in ("repository", "garbage", "doctor", "scrub")
+    }
 
 
 def test_the_s3_resource_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dagster import (
+    AssetCheckKey,
     AssetCheckSeverity,
     AssetKey,
     AssetSelection,
@@ -21,6 +22,7 @@ from dagster import (
 from tests.dagster.erasing import FILES_A_DAY, Archive, checked, key, make_archive, materialized, shown
 from tests.dagster.world import DAYS, failures, passed
 from tests.protocol.packing import KEYS, opened
+from vera_assets.assets.scrub import DESCRIPTIONS, SCRUB_KEY
 from vera_assets.erasure_checks import DEADLINES
 from vera_core.errors import ErasedError
 from vera_core.operations.erasure_proof import ERASED, SIDECAR
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagster import DagsterInstance
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
     from vera_core.operations.repository import Repository
 
@@ -298,3 +301,26 @@ def test_garbage_is_only_collected_in_runs_that_may(archive: Archive, instance: 
     assert archive.run(instance, "vera_gc", run_config=dict(request.run_config)).success
     assert archive.repo.slot_log(slot).load().head.number == before + 1
     assert (stray.key, stray.version_id) in archive.repo.slot_log(slot).load().condemned
+
+
+def test_a_scrub_proves_and_names_what_is_damaged(archive: Archive, instance: DagsterInstance) -> None:
+    whole = {"vera_prove": {"config": {"percent": 100.0}}}
+    assert archive.run(instance, "vera_scrub", run_config={"ops": whole}).success
+    assert all(passed(record) for record in scrubbed(instance).values())
+    assert set(scrubbed(instance)) == {"integrity", "worm_lock", "legal_hold", "slot_log", "sidecar"}
+
+    shard = archive.repo.slot_log(next(all_slots(archive.repo))).load().live()[0]
+    (version,) = archive.store._keys[shard.key]
+    assert version.data is not None
+    archive.store._keys[shard.key] = [replace(version, data=version.data[:-1] + b"?")]
+    result = archive.run(instance, "vera_scrub", run_config={"ops": whole})
+    assert not result.success
+    assert shard.key in failures(result)
+    assert [name for name, record in scrubbed(instance).items() if not passed(record)] == ["integrity"]
+
+
+def scrubbed(instance: DagsterInstance) -> dict[str, AssetCheckExecutionRecord]:
+    """The newest result of each of the scrub's checks."""
+    keys = [AssetCheckKey(SCRUB_KEY, name) for name in DESCRIPTIONS]
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    return {key.name: record for key, record in found.items()}
