@@ -37,8 +37,9 @@ def command(
     """Check what is archived: records, locks and, with --deep, every byte.
 
     Asks the store anew for every slot log, for the lock of every version that counts, for the legal hold of every shard
-    that a case needs, and for every shard by its VersionId: that it is there and has its size, or with --deep that every
-    byte of it verifies. A finding names key and version, and is exit code 6. Whether source and archive agree is checked by `vera migrate`, which knows the source.
+    that a case needs, and for every shard by its VersionId: that it is there and has its size, or with --deep that
+    every byte of it verifies. A finding names key and version, and is exit code 6. Whether source and archive agree is
+    checked by `vera migrate`, which knows the source.
     """
     days = read_days(first, last)
     repo = open_repository(load_settings(settings, repository=repository))
