@@ -149,7 +149,7 @@ class S3Store:
         except MissingObjectError:
             return
         except RestrictedError as error:
-            raise self._lock_or_policy(error, key, version_id, "the version is locked") from error
+            raise self._lock_or_policy(error, key, version_id, "the version is locked, or under legal hold") from error
 
     def delete_batch(
         self, versions: Iterable[tuple[str, str]], *, bypass_governance: bool = False
@@ -319,15 +319,12 @@ class S3Store:
     def _lock_or_policy(self, error: RestrictedError, key: str, version_id: str | None, why: str) -> RestrictedError:
         """S3 answers AccessDenied both to a locked version and to a missing permission; lock and hold tell which."""
         try:
-            if version_id is None:
-                return error
-            if self.get_lock(key, version_id) is None:
-                if not self.get_hold(key, version_id):
-                    return error
-                why = "the version is under legal hold"
+            kept = version_id is not None and (
+                self.get_lock(key, version_id) is not None or self.get_hold(key, version_id)
+            )
         except VeraError:
             return error
-        return locked_version(self._bucket, key, version_id, why)
+        return locked_version(self._bucket, key, version_id, why) if kept else error
 
 
 def _condition_arguments(condition: Condition | None) -> dict[str, Any]:
