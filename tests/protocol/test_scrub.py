@@ -36,6 +36,7 @@ from vera_core.operations.scrub import (
 )
 from vera_core.operations.scrub_plan import Candidate, ScrubPlan, chosen, plan_scrub
 from vera_core.operations.walk import all_slots
+from vera_core.store.chain import decode_record, encode_record
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -285,6 +286,47 @@ def world_names(world: World, without: str) -> set[Name]:
     return {(shard.key, shard.version_id) for slot in slots for shard in repo.slot_log(slot).load().live()}
 
 
+@pytest.mark.parametrize("kind", ["download", "get"])
+def test_an_object_that_the_store_does_not_give_keeps_nobody_from_proving_the_others(world: World, kind: str) -> None:
+    key = world.shards()[2].key if kind == "download" else world.keys(KeyKind.LOG)[0]
+    sick = FaultyStore(world.store, [Rule(Action.FAIL, kind, key, times=None)])
+    report = world.scrub(store=sick)
+    assert not report.ok
+    assert [finding.what for check in report.checks for finding in check.findings if finding.key == key]
+    statuses = [proof.status for proof in world.proofs().values()]
+    assert statuses.count("proved") >= 2
+    assert world.damaged()
+    assert world.scrub(percent=1).ok
+    assert world.damaged() == set()
+
+
+def test_a_plan_asks_little(world: World) -> None:
+    """Two requests a slot and two a day, where everything was proved before."""
+    world.scrub()
+    store = FaultyStore(world.store)
+    repo = world.repo(store)
+    slots = list(all_slots(repo))
+    store.calls.clear()
+    assert plan_scrub(repo, slots, percent=100).due == len(world.names())
+    asked = [call for call in store.calls if call.kind not in {"now", "get_lock"}]
+    assert len(asked) <= 2 * len(slots) + 2 + 1, "and one for the config"
+
+
+def test_proofs_of_other_tenants_and_days_are_not_taken_over(world: World) -> None:
+    """Not even from an object that is marked, by somebody who may lock."""
+    world.scrub()
+    [key] = world.keys(KeyKind.PROOFS)
+    body = decode_record(world.store.get(key).data)
+    assert body is not None
+    lock = Lock(LockMode.GOVERNANCE, world.clock.moment + timedelta(minutes=1))
+    for field, value in (("tenant", "clinic"), ("day", "20260302")):
+        world.store.put(key, encode_record({**body, field: value}), lock=lock)
+        assert set(world.proofs()) == world.names(), "the one below counts"
+    foreign = [{**item, "key": item["key"].replace("/default/", "/clinic/")} for item in body["proofs"]]
+    world.store.put(key, encode_record({**body, "proofs": foreign}), lock=lock)
+    assert world.proofs() == {}
+
+
 def test_short_locks_are_found_in_the_store_whatever_the_records_say(world: World) -> None:
     shard, log = world.shards()[0], world.keys(KeyKind.LOG)[-1]
     until = world.clock.moment + timedelta(days=1)
@@ -437,7 +479,9 @@ def test_every_write_of_a_scrub_may_fail(world: World, action: Action) -> None:
 
 def test_a_scrub_that_breaks_has_told_of_what_it_proved_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vera_core.operations.scrub.TELL_PROOFS", 2)
-    dying = FaultyStore(world.store, [Rule(Action.FAIL, "download", nth=4)])
+    dying = FaultyStore(
+        world.store, [Rule(Action.FAIL, "download", nth=4, times=None), Rule(Action.FAIL, "now", nth=2, times=None)]
+    )
     with pytest.raises(UnavailableError):
         world.scrub(store=dying)
     proved = set(world.proofs())

@@ -151,6 +151,9 @@ def log_lock_trouble(repo: Repository, log: SlotLog, state: SlotState) -> list[F
 def sidecar_trouble(log: SlotLog, state: SlotState) -> list[Finding]:
     """Compares a slot's sidecar with its whole log, which gave `state`; a warning where that harms nobody."""
     trouble = log.sidecar_trouble(state)
+    if trouble and log.refresh(state):
+        # Somebody wrote both meanwhile.
+        trouble = log.sidecar_trouble(state)
     if not trouble:
         return []
     return [

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vera_core.errors import IncompatibleError, IntegrityError
+from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError
 from vera_core.model import parse_time
 from vera_core.operations.pace import at_pace
 from vera_core.operations.proofs import Place, Proof, look, read_proofs, record_proofs
@@ -26,9 +26,11 @@ from vera_core.operations.proving import (
     lock_trouble,
     log_lock_trouble,
     shard_trouble,
+    sidecar_trouble,
 )
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.repository import SHORT_LOCK
+from vera_core.operations.scrub_plan import check_store
 from vera_core.operations.verify import VerifyReport
 from vera_core.operations.walk import days, tenants
 
@@ -48,8 +50,6 @@ SLOT_LOG = "slot_log"
 SIDECAR = "sidecar"
 LEGAL_HOLD = "legal_hold"
 CHECKS = (INTEGRITY, WORM_LOCK, LEGAL_HOLD, SLOT_LOG, SIDECAR)
-HARMLESS = ("missing", "behind the log")
-"""Troubles of a sidecar that cost readers a few requests and nothing else: what crashes leave, and racing writers."""
 TELL_SECONDS = 60.0
 """What a killed scrub loses at most, and reads again, of what it proved; besides the shard at hand."""
 TELL_PROOFS = 1000
@@ -177,8 +177,11 @@ class _Scrub:
         except (IntegrityError, IncompatibleError) as error:
             self.looks.append(look(name, read, self._take(SLOT_LOG, 1, [finding_of(error)])))
             return None
+        except UnavailableError as error:
+            self.looks.append(look(name, read, self._take(SLOT_LOG, 1, [self._withheld(error, name)])))
+            return None
         self._take(SLOT_LOG, len(state.records), [])
-        found = self._take(SIDECAR, 1, _sidecar_trouble(log, state))
+        found = self._take(SIDECAR, 1, sidecar_trouble(log, state))
         found += self._take(LEGAL_HOLD, sum(map(len, state.held().values())), hold_trouble(self.repo, state))
         if self.repo.config.locked:
             locks = _settled(log_lock_trouble(self.repo, log, state), unsettled=_is_unsettled(self.repo, state))
@@ -200,7 +203,11 @@ class _Scrub:
     def _shard(self, shard: ShardRef, *, unsettled: bool) -> None:
         read, began = self.repo.clock.now(), time.monotonic()
         path = self.scratch / f"scrub-{self.shards}.vera"
-        found = self._take(INTEGRITY, 1, shard_trouble(self.repo, shard, path))
+        try:
+            trouble = shard_trouble(self.repo, shard, path)
+        except UnavailableError as error:
+            trouble = [self._withheld(error, (shard.key, shard.version_id))]
+        found = self._take(INTEGRITY, 1, trouble)
         path.unlink(missing_ok=True)
         if self.repo.config.locked:
             found += self._take(WORM_LOCK, 1, _shard_lock_trouble(self.repo, shard, unsettled=unsettled))
@@ -213,6 +220,15 @@ class _Scrub:
         self.read_bytes += shard.size
         if self.progress is not None:
             self.progress(self.shards + self.passed_over, len(self.plan.lines), self.read_bytes)
+
+    def _withheld(self, error: UnavailableError, name: Name) -> Finding:
+        """A finding about an object that the store does not give, though it gives others: a disk may be dying."""
+        check_store(self.repo)
+        return Finding(
+            what=f"the store is there, but does not give this: {error.what}",
+            key=error.where.get("key", name[0]), version_id=name[1],
+            todo="Look at the disks of the store, and run `vera scrub` again, which looks at this again.",
+        )  # fmt: skip
 
     def _take(self, check: str, count: int, findings: list[Finding]) -> list[Finding]:
         self.checks[check].take(count, findings)
@@ -240,23 +256,6 @@ def _shard_lock_trouble(repo: Repository, shard: ShardRef, *, unsettled: bool) -
         # Uploads are locked, if for a day only: one without any lock waits for nobody.
         return lock_trouble(repo, shard.key, shard.version_id, None) or _settled(trouble, unsettled=True)
     return trouble
-
-
-def _sidecar_trouble(log: SlotLog, state: SlotState) -> list[Finding]:
-    trouble = log.sidecar_trouble(state)
-    if trouble and log.refresh(state):
-        # Somebody wrote both meanwhile.
-        trouble = log.sidecar_trouble(state)
-    if not trouble:
-        return []
-    return [
-        Finding(
-            what=f"the sidecar is {trouble}",
-            key=log.keys.sidecar(log.slot),
-            todo="Run `vera doctor` to rebuild it from the log.",
-            severity="warning" if trouble in HARMLESS else "error",
-        )
-    ]
 
 
 def list_damage(

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import IncompatibleError, IntegrityError, UsageError
+from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError
 from vera_core.operations.proofs import Name, Place, Proof, read_proofs
 from vera_core.operations.report import Report, figure
 from vera_core.operations.slotwise import each_slot
@@ -141,7 +141,7 @@ def plan_scrub(
     """Chooses `percent` of the slots' live shards, the longest unproved first, of these those unproved for `max_age`.
 
     Whatever was found damaged when last looked at is looked at again besides. Two requests a slot and two a day;
-    about 300 bytes of memory a shard. `progress` gets the number of slots examined.
+    about 500 bytes of memory a shard. `progress` gets the number of slots examined.
 
     Raises:
         UsageError: the percentage is not above 0 and up to 100.
@@ -248,8 +248,20 @@ def _examine(repo: Repository, slot: Slot, proofs: Mapping[Name, Proof]) -> list
         state = repo.slot_log(slot).current()
     except (IntegrityError, IncompatibleError):
         return [_Seen(slot, 0, [], broken=True)]
+    except UnavailableError:
+        check_store(repo)
+        return [_Seen(slot, 0, [], broken=True)]
     shards = [_candidate(repo, slot, shard, proofs) for shard in state.live()]
     return [_Seen(slot, state.head.number, shards, broken=log is not None)]
+
+
+def check_store(repo: Repository) -> None:
+    """After a failure of one object: whether it is that object's, which must keep nobody from proving the others.
+
+    Raises:
+        UnavailableError: no, the store can't be reached.
+    """
+    repo.store.now()
 
 
 def _candidate(repo: Repository, slot: Slot, shard: ShardRef, proofs: Mapping[Name, Proof]) -> Candidate:
