@@ -100,8 +100,8 @@ def _apply_commit(state: SlotState, record: Record) -> None:
         shard=shard,
     )
     ranges = state.accounted.get(part.manifest, [])
-    if _overlaps(ranges, first, end) or (shard is not None and (shard.key, shard.version_id) in state.condemned):
-        # Rows that an earlier record accounts for already (I2), or a version that was given up to be deleted.
+    if _overlaps(ranges, first, end) or (shard is not None and _is_spent(state, [shard])):
+        # Rows that an earlier record accounts for already (I2).
         state.strays.append(record.number)
         return
     state.accounted[part.manifest] = _merged(ranges, first, end)
@@ -109,6 +109,12 @@ def _apply_commit(state: SlotState, record: Record) -> None:
     if shard is not None:
         state.shards[record.number] = [shard]
         state.named_by[shard.version_id] = record.number
+
+
+def _is_spent(state: SlotState, fresh: list[ShardRef]) -> bool:
+    """Whether one of these versions can't begin to count: it does already, or was given up to be deleted."""
+    names = {(shard.key, shard.version_id) for shard in fresh}
+    return bool(names & state.condemned) or any((shard.key, shard.version_id) in names for shard in state.live())
 
 
 def _overlaps(ranges: list[tuple[int, int]], first: int, end: int) -> bool:
@@ -132,11 +138,10 @@ def _apply_repack(state: SlotState, record: Record) -> None:
     fresh = [
         ShardRef.from_json(state.slot, int(item.get("number", record.number)), item) for item in record.body["shards"]
     ]
-    named = {(shard.key, shard.version_id) for shard in fresh}
     old = [shard for shard in state.live() if (shard.key, shard.version_id) in replaced]
     left_out = _origins(record.body["anchor"]["left_out"])
     stay = any(state.is_held(origin) or not state.is_dead(origin) for origin in left_out)
-    if len(old) < len(replaced) or named & state.condemned or stay:
+    if len(old) < len(replaced) or _is_spent(state, fresh) or stay:
         # Somebody else was first, or a version that is not erased, or held, would be left behind.
         state.strays.append(record.number)
         return
@@ -205,7 +210,7 @@ def _apply_retain(state: SlotState, record: Record) -> None:
         raise ValueError("the copy is locked for a shorter time than it is to be kept")
     before = {origin: state.retained.get(origin) for _, origins in _entries(record) for origin in origins}
     longer = {origin: old for origin, old in before.items() if old is None or old.until < until}
-    if not longer or (shard.key, shard.version_id) in state.condemned:
+    if not longer or _is_spent(state, [shard]):
         # Nothing shortens a retention: of two extensions the longer one counts.
         state.strays.append(record.number)
         return

@@ -386,6 +386,17 @@ def test_sidecar_and_tail_fold_to_what_the_log_folds_to(history: list[dict[str, 
         assert log.before(reloaded, number).records == reloaded.records[: number - 1]
 
 
+def test_a_version_begins_to_count_once() -> None:
+    """Hypothesis found the first: after it, a repack that replaced the version had it twice."""
+    one, other = shard("a", 1, keys=[0]), shard("b", 1, keys=[0])
+    copied = retain(one, "u", (1, 0), until=FAR)
+    for again in (commit(0, 1, one), copied, repack(other, one)):
+        state = fold(commit(0, 1, one), commit(1, 2, other), again)
+        assert state.strays == [3], again["type"]
+        assert [ref.version_id for ref in state.live()] == [one.version_id, other.version_id]
+    assert fold(copied, commit(0, 1, one), repack(one, other)).live()[0].version_id == other.version_id
+
+
 @given(histories())
 def test_what_is_held_is_not_erased_and_what_is_retained_stays_as_long(history: list[dict[str, Any]]) -> None:
     state = SlotState(SLOT)
