@@ -53,7 +53,7 @@ def shelves_of(stack: ExitStack, paths: Sequence[Path], gone: Mapping[int, Seque
 
 
 def moved(shelves: Sequence[Shelf], spool: Path, rows: int = 1 << 20) -> Iterator[NewShard]:
-    return reshard(shelves, Aim(OPTIONS, Policy.BALANCED, rows, 1 << 40, 1000), spool, lambda *_: None)
+    return reshard(shelves, Aim(OPTIONS, Policy.BALANCED, rows, 1 << 40, 5000), spool, lambda *_: None)
 
 
 def peak_of(paths: Sequence[Path], spool: Path) -> float:
@@ -156,3 +156,26 @@ def test_a_shard_that_is_altered_in_the_spool_is_not_proved(tmp_path: Path) -> N
     new.local.path.write_bytes(bytes(data))
     with pytest.raises(IntegrityError):
         prove(new, inspect_file)
+
+
+def letters(count: int) -> dict[str, bytes]:
+    """Files that a dictionary makes much smaller."""
+    return {
+        f"letter/{number}": b'{"kind": "letter", "language": "en", "salutation": "Dear Sir or Madam", "id": "%s"}'
+        % digest(b"%d" % number)[:9].hex().encode()
+        for number in range(count)
+    }
+
+
+def test_dictionaries_are_trained_on_the_first_files_whatever_they_are(tmp_path: Path) -> None:
+    """Also where the first file is a big one, and where few of those in hand are left for the next shard."""
+    first = min((f"big/{number}" for number in range(40_000)), key=lambda uid: digest(uid.encode()))
+    path = write_shard(tmp_path / "shard", {first: random.Random(1).randbytes(3 * MIB), **letters(2500)})
+    with ExitStack() as stack:
+        piece = next(merged(shelves_of(stack, [path])))
+        assert piece.uids[0] == first.encode()
+        new = list(moved(shelves_of(stack, [path]), tmp_path, rows=len(piece) - 3))
+    assert [each.summary.entries for each in new[:2]] == [len(piece) - 3] * 2
+    for each in new[:2]:
+        with FileSource(each.local.path) as source:
+            assert len(ShardReader.open(source).dictionaries()) == 1

@@ -23,7 +23,7 @@ from vera_core.format import FileSource, Names, ShardReader, ShardWriter
 from vera_core.format.groups import CODECS
 from vera_core.format.source import Naming
 from vera_core.operations.commit import LocalShard
-from vera_core.operations.living import LEAST_ROWS, Shelf, merged
+from vera_core.operations.living import LEAST_ROWS, Living, Shelf, joined, merged
 from vera_core.operations.load import LOADED_BYTES
 from vera_core.slots import FILTER_ENTRIES
 from vera_core.training import train_dictionaries
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from vera_core.format import ShardOptions, ShardSummary
     from vera_core.model import Policy
     from vera_core.operations.inspector import Inspect
-    from vera_core.operations.living import Living
 
 Tell: TypeAlias = "Callable[[int, int], object]"
 """Called with versions, and the bytes that their contents take, whenever some were moved."""
 
+NOTHING = joined(())
 _COMPRESSED = np.array([codec.takes_dictionary for codec in CODECS])
 _SAME = ("size", "stored_size", "crc32", "parameter", "codec", "digest")
 
@@ -78,21 +78,19 @@ def reshard(shelves: Sequence[Shelf], aim: Aim, spool: Path, tell: Tell) -> Iter
     Raises:
         FormatError: an old shard is damaged.
     """
-    filling: _Filling | None = None
+    coming = merged(shelves)
+    waiting = next(coming, NOTHING)
     written = 0
-    for living in merged(shelves):
-        rest = living
-        while len(rest):
-            if filling is None:
-                filling = _Filling.begin(aim, _Recoder(shelves, aim, max(1, aim.expected - written)), spool)
-            piece = rest.cut(0, filling.room(rest))
+    while len(waiting):
+        # Dictionaries are trained on the first files, so that there must be some.
+        while len(waiting) < LEAST_ROWS and len(more := next(coming, NOTHING)):
+            waiting = joined((waiting, more))
+        filling = _Filling.begin(shelves, aim, waiting.cut(0, LEAST_ROWS), (spool, max(1, aim.expected - written)))
+        while len(waiting) and not filling.full:
+            piece = waiting.cut(0, filling.room(waiting))
             tell(len(piece), filling.take(piece))
             written += len(piece)
-            rest = rest.cut(len(piece), len(rest))
-            if filling.full:
-                yield filling.finish()
-                filling = None
-    if filling is not None:
+            waiting = waiting.cut(len(piece), len(waiting)) if len(piece) < len(waiting) else next(coming, NOTHING)
         yield filling.finish()
 
 
@@ -121,18 +119,21 @@ def prove(new: NewShard, inspect: Inspect) -> int:
 
 
 class _Recoder:
-    """Makes the stored bytes of a new shard from those of the old ones; its first piece decides about dictionaries."""
+    """Makes the stored bytes of a new shard from those of the old ones, with dictionaries trained on a sample.
 
-    def __init__(self, shelves: Sequence[Shelf], aim: Aim, left: int) -> None:
+    `files`: about how many there will be in the new shard.
+    """
+
+    def __init__(self, shelves: Sequence[Shelf], policy: Policy, sample: Living, files: int) -> None:
         self._shelves = shelves
-        self._policy = aim.policy
-        self._expected = min(aim.rows, left)
-        self._encoder: Encoder | None = None
+        trained = train_dictionaries(*self._small(sample), policy=policy, files=files)
+        # Not their digests anew: those that they were archived with are what the new shard is proved by.
+        self._encoder = Encoder(policy, trained, digest_with=lambda _: bytes(32))
 
     @property
     def dictionaries(self) -> tuple[bytes, ...]:
         """Those that the new shard must have."""
-        return () if self._encoder is None else self._encoder.trained.dictionaries
+        return self._encoder.trained.dictionaries
 
     def recode(self, piece: Living) -> EncodedBatch:
         """The contents of a piece for the new shard, with the SHA-256 that they have had from the first.
@@ -141,24 +142,34 @@ class _Recoder:
             FormatError: an old shard is damaged.
         """
         rows = piece.rows
-        stored = self._stored(rows)
-        again = np.flatnonzero(_COMPRESSED[rows["codec"]] & (rows["size"] <= DICTIONARY_UP_TO))
-        if self._encoder is not None and not self.dictionaries:
+        old = self._stored(rows)
+        stored: list[bytes | memoryview] = [*old]
+        again = _small_compressed(rows)
+        if not self.dictionaries:
             again = again[rows["parameter"][again] > 0]
         facts = np.zeros(len(rows), FACTS)
         for name in _SAME:
             facts[name] = rows[name]
         if len(again):
-            contents = self._decoded(rows, stored, again)
-            encoded = self._encoded(contents, [piece.attributes[at].media_type for at in again.tolist()], len(rows))
+            contents = self._decoded(rows, old, again)
+            encoded = self._encoder.encode(contents, [piece.attributes[at].media_type for at in again.tolist()])
             facts[again] = encoded.facts
             facts["digest"][again] = rows["digest"][again]
             bounds = pairwise(accumulate(encoded.facts["stored_size"].tolist(), initial=0))
             for at, (begin, end) in zip(again.tolist(), bounds, strict=True):
-                stored[at] = bytes(encoded.stored[begin:end])
-        elif self._encoder is None:
-            self._encoder = Encoder(self._policy)
+                stored[at] = encoded.stored[begin:end]
         return EncodedBatch(facts, b"".join(stored))
+
+    def _small(self, sample: Living) -> tuple[list[bytes], list[str]]:
+        """Contents and media types of files of a sample that compressing anew is for, up to `LOADED_BYTES`.
+
+        Empty contents stand for the others, as many as keep their share.
+        """
+        small = _small_compressed(sample.rows)
+        chosen = small[np.cumsum(sample.rows["size"][small].astype(np.int64)) <= LOADED_BYTES]
+        contents = self._decoded(sample.rows[chosen], self._stored(sample.rows[chosen]), np.arange(len(chosen)))
+        others = (len(sample) - len(small)) * len(chosen) // max(1, len(small))
+        return contents + [b""] * others, [sample.attributes[at].media_type for at in chosen.tolist()] + [""] * others
 
     def _stored(self, rows: NDArray[np.void]) -> list[bytes]:
         """The stored bytes of each row."""
@@ -186,13 +197,10 @@ class _Recoder:
                 contents.update(zip(own, decode_many(batch, reader.dictionaries()), strict=True))
         return [contents[at] for at in chosen.tolist()]
 
-    def _encoded(self, contents: list[bytes], media_types: list[str], rows: int) -> EncodedBatch:
-        if self._encoder is None:
-            files = self._expected * len(contents) // rows
-            trained = train_dictionaries(contents, media_types, policy=self._policy, files=files)
-            # Not their digests anew: those that they were archived with are what the new shard is proved by.
-            self._encoder = Encoder(self._policy, trained, digest_with=lambda _: bytes(32))
-        return self._encoder.encode(contents, media_types)
+
+def _small_compressed(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """The places of contents that a dictionary may make smaller, or that one has."""
+    return np.flatnonzero(_COMPRESSED[rows["codec"]] & (rows["size"] <= DICTIONARY_UP_TO))
 
 
 @dataclass(slots=True)
@@ -203,35 +211,35 @@ class _Filling:
     recoder: _Recoder
     path: Path
     file: IO[bytes]
-    writer: ShardWriter | None = None
+    writer: ShardWriter
     stored_bytes: int = 0
     keys: list[int] = field(default_factory=list)
     shelves: set[int] = field(default_factory=set)
 
     @classmethod
-    def begin(cls, aim: Aim, recoder: _Recoder, spool: Path) -> _Filling:
-        """An empty one."""
+    def begin(cls, shelves: Sequence[Shelf], aim: Aim, sample: Living, place: tuple[Path, int]) -> _Filling:
+        """An empty one in the spool for the versions that are left, of which `sample` are the first: (spool, left)."""
+        spool, left = place
+        recoder = _Recoder(shelves, aim.policy, sample, min(aim.rows, left))
         handle, name = tempfile.mkstemp(dir=spool, prefix="repack-", suffix=".vera")
-        return cls(aim, recoder, Path(name), os.fdopen(handle, "wb"))
+        file = os.fdopen(handle, "wb")
+        writer = ShardWriter(file, options=aim.options, dictionaries=recoder.dictionaries)
+        return cls(aim, recoder, Path(name), file, writer)
 
     @property
     def full(self) -> bool:
         """Whether nothing more should go into it."""
-        assert self.writer is not None
         return self.writer.entries >= self.aim.rows or self.stored_bytes >= self.aim.stored_bytes
 
     def room(self, living: Living) -> int:
         """How many of these versions to take next: such as are worked on at once, and fit."""
-        most = min(LEAST_ROWS, self.aim.rows - (0 if self.writer is None else self.writer.entries))
+        most = min(LEAST_ROWS, self.aim.rows - self.writer.entries)
         sizes = np.cumsum(living.rows["size"][:most].astype(np.int64))
         return max(1, int(np.searchsorted(sizes, LOADED_BYTES, "right")))
 
     def take(self, piece: Living) -> int:
         """Appends versions; returns the bytes that their contents take."""
         batch = self.recoder.recode(piece)
-        if self.writer is None:
-            dictionaries = self.recoder.dictionaries
-            self.writer = ShardWriter(self.file, options=self.aim.options, dictionaries=dictionaries)
         keys = piece.rows["key"].tolist()
         uids = [uid.decode() for uid in piece.uids]
         times = piece.rows["created_at"]
@@ -245,7 +253,6 @@ class _Filling:
 
     def finish(self) -> NewShard:
         """The finished shard."""
-        assert self.writer is not None
         with self.file:
             summary = self.writer.finish()
         local = LocalShard(self.path, summary.sha256, summary.size)
