@@ -22,7 +22,7 @@ from vera_assets.partitions import Naming, partition_of
 from vera_assets.sample import REPOSITORY, SOURCE, documents
 from vera_assets.world import World, end_in_order, new_world
 from vera_core.cli.output import describe, say, warn
-from vera_core.errors import IntegrityError, VeraError
+from vera_core.errors import ErasedError, IntegrityError, VeraError
 from vera_core.operations.cost import S3_STANDARD_IA, saved_monthly
 from vera_core.operations.opening import open_repository
 from vera_core.operations.report import size_text
@@ -103,7 +103,10 @@ def demo(home: Path = HOME, *, limit: int | None = None) -> None:
         _compare(tell, repo, chosen)
         tell.title("The archive is proved", "Every byte is read and checked, and the store is asked for every lock.")
         tell.command(world, "verify", "--deep")
-        _attack(tell, world, repo, chosen)
+        *kept, forgotten = chosen
+        _erase(tell, world, repo, forgotten)
+        _attack(tell, world, repo, kept)
+        _gone(tell, open_repository(Settings.load()), forgotten)
         _summary(tell, world, census, seconds)
 
 
@@ -175,6 +178,29 @@ def _compare(tell: Narrator, repo: Repository, chosen: Sequence[Document]) -> No
         f"{len(chosen):,} files ({size_text(size)}) compared with the originals, bit by bit: all equal; "
         f"{1000 * seconds / len(chosen):.1f} ms a file"
     )
+
+
+def _erase(tell: Narrator, world: World, repo: Repository, document: Document) -> None:
+    tell.title(
+        "A person asks to be forgotten",
+        "The file is out of sight at once, for every reader and for good. Its bytes lie in a locked object that nobody",
+        "can change: they stay there, hidden, until its lock ends.",
+    )
+    when = ("--created-at", document.created_at.isoformat())
+    tell.command(
+        world, "erase", document.uid, *when, "--request-id", "art17-2026-1", "--reason", "GDPR Art. 17(1)(b)"
+    )  # fmt: skip
+    _gone(tell, repo, document)
+
+
+def _gone(tell: Narrator, repo: Repository, document: Document) -> None:
+    """Asks a new reader for an erased file."""
+    try:
+        Retriever(repo).get(document.uid, document.created_at)
+    except ErasedError as error:
+        tell.lines(f"A new reader, asked for {document.uid}: {error.what}")
+    else:
+        raise IntegrityError("an erased file can be read", uid=document.uid)
 
 
 def _attack(tell: Narrator, world: World, repo: Repository, chosen: Sequence[Document]) -> None:
