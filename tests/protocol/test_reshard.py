@@ -53,7 +53,7 @@ def shelves_of(stack: ExitStack, paths: Sequence[Path], gone: Mapping[int, Seque
 
 
 def moved(shelves: Sequence[Shelf], spool: Path, rows: int = 1 << 20) -> Iterator[NewShard]:
-    return reshard(shelves, Aim(OPTIONS, Policy.BALANCED, rows, 1 << 40, 5000), spool, lambda *_: None)
+    return reshard(shelves, Aim(OPTIONS, Policy.BALANCED, rows, 1 << 40, 5000, spool), lambda *_: None)
 
 
 def peak_of(paths: Sequence[Path], spool: Path) -> float:

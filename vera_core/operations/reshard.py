@@ -49,7 +49,8 @@ _SAME = ("size", "stored_size", "crc32", "parameter", "codec", "digest")
 class Aim:
     """How new shards are to be: what their headers say, how they compress, and the versions or bytes that fill one.
 
-    `expected`: about how many versions there are to move; `stored_bytes` are those of contents.
+    `expected`: about how many versions there are to move; `stored_bytes` are those of contents; `spool`: where they are
+    built.
     """
 
     options: ShardOptions
@@ -57,6 +58,7 @@ class Aim:
     rows: int
     stored_bytes: int
     expected: int
+    spool: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class NewShard:
     shelves: frozenset[int]
 
 
-def reshard(shelves: Sequence[Shelf], aim: Aim, spool: Path, tell: Tell) -> Iterator[NewShard]:
+def reshard(shelves: Sequence[Shelf], aim: Aim, tell: Tell) -> Iterator[NewShard]:
     """Builds shards of all that the shelves give, in key order, one after the other.
 
     Raises:
@@ -85,7 +87,7 @@ def reshard(shelves: Sequence[Shelf], aim: Aim, spool: Path, tell: Tell) -> Iter
         # Dictionaries are trained on the first files, so that there must be some.
         while len(waiting) < LEAST_ROWS and len(more := next(coming, NOTHING)):
             waiting = joined((waiting, more))
-        filling = _Filling.begin(shelves, aim, waiting.cut(0, LEAST_ROWS), (spool, max(1, aim.expected - written)))
+        filling = _Filling.begin(shelves, aim, waiting.cut(0, LEAST_ROWS), max(1, aim.expected - written))
         while len(waiting) and not filling.full:
             piece = waiting.cut(0, filling.room(waiting))
             tell(len(piece), filling.take(piece))
@@ -217,11 +219,10 @@ class _Filling:
     shelves: set[int] = field(default_factory=set)
 
     @classmethod
-    def begin(cls, shelves: Sequence[Shelf], aim: Aim, sample: Living, place: tuple[Path, int]) -> _Filling:
-        """An empty one in the spool for the versions that are left, of which `sample` are the first: (spool, left)."""
-        spool, left = place
+    def begin(cls, shelves: Sequence[Shelf], aim: Aim, sample: Living, left: int) -> _Filling:
+        """An empty one for versions of which about `left` are left, and `sample` are the first."""
         recoder = _Recoder(shelves, aim.policy, sample, min(aim.rows, left))
-        handle, name = tempfile.mkstemp(dir=spool, prefix="repack-", suffix=".vera")
+        handle, name = tempfile.mkstemp(dir=aim.spool, prefix="repack-", suffix=".vera")
         file = os.fdopen(handle, "wb")
         writer = ShardWriter(file, options=aim.options, dictionaries=recoder.dictionaries)
         return cls(aim, recoder, Path(name), file, writer)

@@ -207,7 +207,7 @@ class _Bundle:
         """
         finished: list[Future[tuple[ShardRef, int]]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="vera-repack") as pool:
-            for new in reshard(shelves, self._aim(replaced), scratch, self.job.tell):
+            for new in reshard(shelves, self._aim(replaced, scratch), self.job.tell):
                 if finished:
                     finished[-1].result()
                 finished.append(pool.submit(self._finish, new, replaced))
@@ -223,12 +223,12 @@ class _Bundle:
             )
         return fresh
 
-    def _aim(self, replaced: Sequence[ShardRef]) -> Aim:
+    def _aim(self, replaced: Sequence[ShardRef], scratch: Path) -> Aim:
         config = self.job.repo.config
         retention = config.retention(self.bundle.retention_class)
         options = ShardOptions(bytes.fromhex(config.repository_id), retention.name, retention.erasability)
         expected = sum(shard.entries for shard in replaced) - sum(self.bundle.removable)
-        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected)
+        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected, scratch)
 
     def _finish(self, new: NewShard, replaced: Sequence[ShardRef]) -> tuple[ShardRef, int]:
         """Proves and uploads a new shard; how its record will name it, and its census."""
