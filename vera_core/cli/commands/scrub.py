@@ -72,9 +72,10 @@ def command(
     need; and the sidecar is compared with the log.
 
     What is found damaged is a finding and exit code 6, stands in the audit and in --findings, and is read again by
-    every scrub until it is whole or counts no more. Nothing is repaired: pack the window again, restore the shard from
-    a replica, or save what is left with `vera recover`; `vera doctor` puts locks, holds and sidecars right. Everything
-    that is whole stays readable meanwhile.
+    every scrub until it is whole or counts no more. Nothing is repaired here: `vera recover --put-back` makes a shard
+    whole, from itself or from a replica's copy, if its data allows it; else pack its window again, or save what is left
+    with `vera recover`. `vera doctor` puts locks, holds and sidecars right. Everything that is whole stays readable
+    meanwhile.
 
     Several scrubs may run side by side. One that is killed has lost a minute of what it proved.
     """
