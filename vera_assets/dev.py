@@ -39,12 +39,14 @@ CLICKS = """
    2. Materialize all, choose the {days} days ({first} to {last}), Launch: watch the checks.
    3. An asset, Plots: files, bytes, compression, files per object over the days.
    4. Automation: turn on `{source}_watermark_sensor`, and days that are due are archived by themselves.
+   5. After `vera erase` below: Jobs, `vera__default_erase`, then `vera__default_repack` for the file's day.
 
    In another terminal:
 
    source {environment}
    vera ls
    vera verify --deep
+   vera erase UID --created-at {first} --request-id a-first --reason "why"
 
    Ctrl-C ends all of it.
 """
