@@ -32,7 +32,7 @@ def reader_of(store: ObjectStore, spool: Path, freshness_seconds: float = 5.0) -
 @pytest.mark.parametrize("tells_markers", [True, False])
 def test_cold_and_warm_reads(memory_store: MemoryStore, tmp_path: Path, tells_markers: bool) -> None:
     repo = make_repository(memory_store, tmp_path, part_rows=1000, tells_markers=tells_markers)
-    source = MemorySource([file for file in some_files(300) if file.retention_class == "std"])
+    source = MemorySource([file for file in some_files(270) if file.retention_class == "std"])
     pack(repo, source)
     watched, reader = reader_of(memory_store, tmp_path)
     first, *others = [file for file in source.files if reader.slot(file.uid, DAY).index == 0]

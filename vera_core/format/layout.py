@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION = 1
-SUFFIX = 32 << 10
+SUFFIX = 30 << 10
 """Bytes that opening a shard asks for at its end; the footer, nearly any directory, a small shard whole."""
 
 MAGIC = b"\x89VERA\r\n\x1a"
