@@ -32,8 +32,8 @@ FINDINGS_SHOWN = 1000
 HARMLESS = ("missing", "behind the log")
 """Troubles of a sidecar that cost readers a few requests and nothing else: what crashes leave, and racing writers."""
 REPAIR = (
-    "Run `vera recover --put-back` on it, or on a replica's copy of it; else pack its window again from the source; else "
-    "save what is left of it with `vera recover`."
+    "Put it back with `vera recover --put-back`, from what is left of it or from a replica; else pack its window again "
+    "from the source; else save what is whole with `vera recover`."
 )
 
 
