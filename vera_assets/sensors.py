@@ -134,6 +134,9 @@ def failure_sensor(sources: Sequence[MigratedSource], jobs: Sequence[Job]) -> Se
             days = ", ".join(partition_of(day) for day in sorted(days_of_run(run))) or "of no day"
             text += f" Days: {days}. Once the cause is gone, materialize them again: {_how(source)}."
             context.instance.report_runless_asset_event(_progress(source, text))
+        else:
+            days = ", ".join(partition_of(day) for day in sorted(days_of_run(run)))
+            text += f" Once the cause is gone, launch the job again{f' for {days}' if days else ''}."
         alerts.error(text)
         context.log.error(text)
 

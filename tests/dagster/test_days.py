@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import pytest
 from dagster import AssetCheckKey, AssetKey, FloatMetadataValue, IntMetadataValue
 from dagster._core.definitions.data_version import DATA_VERSION_TAG as DAGSTERS_TAG
 
@@ -16,6 +17,7 @@ from tests.dagster.world import (
     evaluations,
     failures,
     materializations,
+    of,
     passed,
     settings_for,
 )
@@ -23,12 +25,14 @@ from vera_assets.assets.spec import INVENTORY, SHARDS, WATERMARK, WINDOW
 from vera_assets.build import build_definitions
 from vera_assets.checks import DESCRIPTIONS
 from vera_assets.days import DATA_VERSION_TAG
+from vera_core.erasures import Target
+from vera_core.errors import ErasedError
 from vera_core.operations.due import note_late_rows
+from vera_core.operations.erasures import Draft, submit
 from vera_core.operations.retrieve import Retriever
 from vera_core.source.state import WindowState
 
 if TYPE_CHECKING:
-    import pytest
     from dagster import DagsterInstance, EventLogRecord
 
 DAILY = (WINDOW, SHARDS, INVENTORY)
@@ -184,6 +188,29 @@ def test_rejects_are_shown_by_name_and_hold_the_watermark(world: World, instance
     assert shown(instance, WINDOW)["revision"] == 2
     assert world.watermark() == DAYS[1]
     assert passed(instance.event_log_storage.get_asset_check_execution_history(key, limit=1)[0])
+
+
+def test_an_erasure_of_an_archived_day(world: World, instance: DagsterInstance) -> None:
+    assert world.run(instance, DAYS[0]).success
+    uids = [f"{DAYS[0]}/{number:03}.json" for number in range(FILES_A_DAY // 2)]
+    targets = tuple(Target(uid, datetime(2026, 3, 1, tzinfo=UTC)) for uid in uids)
+    submit(world.repo, Draft(tenant="default", id="art17-1", reason="GDPR Art. 17", targets=targets))
+    for job, days in (("vera__default_erase", []), ("vera__default_repack", DAYS[:1])):
+        done = world.defs.resolve_job_def(job)
+        result = done.execute_in_process(instance=instance, raise_on_error=False, **of(*days))
+        assert result.success
+        assert all(item.passed for item in result.get_asset_check_evaluations())
+    repacked = instance.fetch_materializations(AssetKey(["vera", "default", "repacked_shards"]), limit=1).records[0]
+    assert repacked.asset_materialization is not None
+    assert repacked.asset_materialization.metadata["erased files left behind"].value == FILES_A_DAY // 2
+
+    # The day as it was migrated still verifies, and nothing that was erased comes back with it.
+    assert world.run(instance, DAYS[0]).success
+    assert shown(instance, INVENTORY)["files"] == FILES_A_DAY - FILES_A_DAY // 2
+    retriever = Retriever(world.repo, "default")
+    for uid in uids:
+        with pytest.raises(ErasedError):
+            retriever.get(uid, datetime(2026, 3, 1, tzinfo=UTC))
 
 
 def test_late_rows_are_a_new_revision_of_the_day(world: World, instance: DagsterInstance) -> None:

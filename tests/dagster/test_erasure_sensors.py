@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from dagster import DagsterRunStatus, RunRequest, SensorResult, build_sensor_context
+from dagster import DagsterRunStatus, RunRequest, SensorResult, build_run_status_sensor_context, build_sensor_context
 from dagster._core.test_utils import create_run_for_test
 
 from tests.dagster.erasing import Archive, key, make_archive, materialized
@@ -21,7 +21,7 @@ from vera_core.operations.walk import all_slots
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dagster import DagsterInstance, ExecuteInProcessResult
+    from dagster import DagsterInstance, ExecuteInProcessResult, SensorDefinition
 
 ERASE, REPACK, LOOK = "vera__default_erase", "vera__default_repack", "vera__default_deadlines"
 TOMBSTONES, DEADLINES = "vera__default_tombstone_sensor", "vera_erasure_deadlines"
@@ -32,13 +32,16 @@ def archive(tmp_path: Path) -> Archive:
     return make_archive(tmp_path)
 
 
+def sensor(archive: Archive, name: str) -> SensorDefinition:
+    return next(item for item in archive.defs.get_repository_def().sensor_defs if item.name == name)
+
+
 def tick(
     archive: Archive, instance: DagsterInstance, cursor: str | None = None, name: str = TOMBSTONES
 ) -> SensorResult:
     """One tick of a sensor; its resources are not there: it may not ask the store."""
-    sensor = next(item for item in archive.defs.get_repository_def().sensor_defs if item.name == name)
     with build_sensor_context(instance=instance, cursor=cursor, definitions=archive.defs) as context:
-        result = sensor(context)
+        result = sensor(archive, name)(context)
     assert isinstance(result, SensorResult)
     return result
 
@@ -139,6 +142,21 @@ def test_a_day_that_fails_is_given_up_with_an_alert(
     archive.store._keys[log] = record
     assert archive.run(instance, REPACK, DAYS[0]).success
     assert json.loads(tick(archive, instance, cursor).cursor or "")["waiting"] == {}
+
+
+def test_a_failed_run_is_told_with_the_relaunch(
+    archive: Archive, instance: DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    del archive.store._keys[KEYS.log(next(all_slots(archive.repo)), 1)]
+    result = archive.run(instance, REPACK, DAYS[0])
+    failed = next(event for event in result.all_events if event.is_job_failure)
+    context = build_run_status_sensor_context(
+        sensor_name="vera_run_failure", dagster_instance=instance, dagster_run=result.dagster_run, dagster_event=failed
+    ).for_run_failure()
+    with caplog.at_level(logging.ERROR, logger="vera.alert"):
+        sensor(archive, "vera_run_failure")(context)
+    assert "of vera__default_repack failed" in caplog.text
+    assert "launch the job again for 2026-03-01" in caplog.text
 
 
 def test_deadlines_are_told_once_then_daily_until_they_are_met(
