@@ -183,7 +183,7 @@ class Shard:
         names = "size entries content stored first last oldest newest groups_at data_end table_at"
         self.footer: dict[str, int] = dict(zip(names.split(), struct.unpack_from("<6Q2q3Q", foot, 16), strict=True))
         rows, table_crc, flags = struct.unpack_from("<IIQ", foot, 104)
-        need(flags == number(data, 16, 8) and not flags & ~12, "an unknown feature")
+        need(flags == number(data, 16, 8) and not flags & ~12, "encrypted, or an unknown feature")
         self.streamed = bool(flags & 8)  # 4: there are dictionaries
         self.data = data
         at = self.footer["table_at"]

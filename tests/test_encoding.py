@@ -7,6 +7,7 @@ import json
 import random
 import threading
 import zlib
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vera_core.codec import MAX_INLINE, Dictionaries, Stored, decode
+from vera_core.dictionary import train_common
 from vera_core.encoding import (
     DICTIONARY_LEVELS,
     EncodedBatch,
@@ -194,6 +196,20 @@ def test_the_same_sample_gives_the_same_dictionaries() -> None:
 def test_dictionaries_that_don_t_pay_are_left_out(sample: list[bytes], files: int) -> None:
     trained = train_dictionaries(sample, [""] * len(sample), policy=Policy.BALANCED, files=files)
     assert trained.dictionaries == ()
+
+
+def test_common_dictionaries_hold_what_many_files_do() -> None:
+    own = [b"%s %x" % (content, 7**20 + number) for number, content in enumerate(RECORDS)]
+    train_on = partial(train_dictionaries, own, [""] * 300, policy=Policy.BALANCED, files=60_000)
+    [plain] = train_on().dictionaries
+    trained = train_on(common=True)
+    [common] = trained.dictionaries
+    assert common == train_common(own[:225])
+    assert any(b"%x" % (7**20 + number) in plain for number in range(300))
+    assert not any(b"%x" % (7**20 + number) in common for number in range(300))
+    fresh = [record(number) for number in range(1000, 1100)]
+    sizes = [int(Encoder(trained=each).encode(fresh).facts["stored_size"].sum()) for each in (trained, Trained())]
+    assert sizes[0] < sizes[1] * 0.75
 
 
 def test_noise_among_records_gets_no_dictionary() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from vera_core.codec import MAX_DICTIONARIES
-from vera_core.dictionary import TRAINING_FILES, train
+from vera_core.dictionary import TRAINING_FILES, train, train_common
 from vera_core.encoding import (
     COMPRESSING,
     DICTIONARY_LEVELS,
@@ -36,13 +36,19 @@ _LEVEL_GAIN = 0.01
 """Part of the stored bytes that a slower level must save."""
 
 
-def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *, policy: Policy, files: int) -> Trained:
+def train_dictionaries(
+    contents: Sequence[bytes], media_types: Sequence[str], *, policy: Policy, files: int, common: bool = False
+) -> Trained:
     """Dictionaries for a shard of `files` files, of which `contents` are a fair sample; none where they don't pay.
 
     One for each kind that has files enough in the sample, one for all others. A dictionary pays if it saves more, on
     files that it was not trained on, than its two copies in the shard take. Same sample, same dictionaries.
 
+    With `common` they hold only what many of the files have in common, as those of an encrypted shard must
+    (`dictionary.train_common`).
+
     Takes some 0.05 s a kind: one is trained on `TRAINING_FILES` files and 640 KiB at most, and tried on as many files.
+    A common one is trained on three quarters of its kind, as it has to count, and takes some 0.1 s.
     """
     samples: dict[str, list[bytes]] = {}
     for content, media_type in zip(contents, media_types, strict=True):
@@ -57,7 +63,7 @@ def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *,
     frequent = Counter({kind: len(own) for kind, own in samples.items()}).most_common(MAX_DICTIONARIES)
 
     def paying_of(kind: str, count: int) -> tuple[bytes, int] | None:
-        return _paying(samples[kind], policy, files * count // len(contents))
+        return _paying(samples[kind], policy, files * count // len(contents), common=common)
 
     with ThreadPoolExecutor(TRAINERS) as pool:
         found = list(pool.map(paying_of, *zip(*frequent, strict=True))) if frequent else []
@@ -70,14 +76,15 @@ def train_dictionaries(contents: Sequence[bytes], media_types: Sequence[str], *,
     return Trained(tuple([dictionary for dictionary, _ in chosen]), kinds, tuple([level for _, level in chosen]))
 
 
-def _paying(samples: list[bytes], policy: Policy, files: int) -> tuple[bytes, int] | None:
+def _paying(samples: list[bytes], policy: Policy, files: int, *, common: bool) -> tuple[bytes, int] | None:
     """A dictionary trained on three quarters of `samples`, if it pays for `files` files on the evidence of the rest.
 
     With it the level that is best there.
     """
     usual, *slower = DICTIONARY_LEVELS[policy]
-    cut = min(TRAINING_FILES, len(samples) * 3 // 4)
-    dictionary = train(samples[:cut], usual)
+    cut = len(samples) * 3 // 4
+    cut = cut if common else min(TRAINING_FILES, cut)
+    dictionary = train_common(samples[:cut]) if common else train(samples[:cut], usual)
     if dictionary is None:
         return None
     test = samples[cut : cut + TRAINING_FILES]

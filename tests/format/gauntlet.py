@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.codec import MAX_INLINE
 from vera_core.errors import FormatError, IncompatibleError
-from vera_core.format import Clues, FileSource, ShardReader, rebuild, saved_entries, survey
+from vera_core.format import Clues, FileSource, ShardReader, Survey, rebuild, saved_entries, survey
 from vera_core.model import Erasability
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def _drain(pieces: Iterable[object]) -> None:
 
 
 def _lookups(source: FileSource) -> None:
-    reader = ShardReader.open(source)
+    reader = _opened(source)
     reader.header()
-    for uid in ("absent", "00000000", *_sampled(reader.entries())):
+    absent = ("0" * 32,) if reader.encrypted else ("absent", "00000000")
+    for uid in (*absent, *_sampled(reader.entries())):
         for entry in reader.find(uid):
             _drain(reader.read_stream(entry))
             if max(entry.size, entry.stored_size) <= MAX_INLINE:
@@ -77,27 +78,38 @@ def _sampled(entries: Iterator[Entry]) -> list[str]:
     return uids
 
 
+def _opened(source: FileSource) -> ShardReader:
+    return ShardReader.open(source, sealed=True)
+
+
 def _read_all(source: FileSource) -> None:
-    reader = ShardReader.open(source)
+    reader = _opened(source)
     if not reader.streamed:
         _drain(reader.read_all())
 
 
 def _streams(source: FileSource) -> None:
-    reader = ShardReader.open(source)
+    reader = _opened(source)
     for entry in reader.entries():
         _drain(reader.read_stream(entry))
 
 
 def _saved_entries(source: FileSource) -> None:
-    for _, content in saved_entries(survey(source, CLUES, tell=_ignore)):
+    for _, content in saved_entries(_surveyed(source)):
         _drain(content)
 
 
 def _rebuild(source: FileSource) -> None:
-    found = survey(source, CLUES, tell=_ignore)
-    if found.remains.header is not None or found.remains.footer is None:  # else the clues may be wrong, which it says
-        rebuild(found, _Nowhere(), commit=7)
+    found = _surveyed(source)
+    if found.remains.header is None and found.remains.footer is not None:
+        return  # the clues may be wrong, which it says
+    if found.remains.uids.sealed and not found.restorable:
+        return  # that takes keys, which it says
+    rebuild(found, _Nowhere(), commit=7)
+
+
+def _surveyed(source: FileSource) -> Survey:
+    return survey(source, CLUES, tell=_ignore, sealed=True)
 
 
 def _ignore(_: object) -> None:
@@ -106,10 +118,10 @@ def _ignore(_: object) -> None:
 
 OPERATIONS: dict[str, Callable[[FileSource], object]] = {
     "lookups": _lookups,
-    "entries": lambda source: _drain(ShardReader.open(source).entries()),
+    "entries": lambda source: _drain(_opened(source).entries()),
     "read_all": _read_all,
     "streams": _streams,
-    "verify": lambda source: ShardReader.open(source).verify(),
+    "verify": lambda source: _opened(source).verify(),
     "saved_entries": _saved_entries,
     "rebuild": _rebuild,
 }

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fixtures.format.make import ENCRYPTED
 from tests.format.large import noise, records
 from tests.format.support import NOON, OPTIONS, CountingSource, File, opened, ordered, pack
 from tests.format.test_index import files, trainings
@@ -67,6 +68,8 @@ def test_every_codec_is_looked_up() -> None:
         assert [lookup.get(file.uid) for file in made] == [file.content for file in made]
     seen = set()
     for path in GOLDEN.glob("*.vera"):
+        if path.stem in ENCRYPTED:  # refused: test_sealed.py
+            continue
         data = path.read_bytes()
         lookup, reader = looking(data), opened(data)
         for entry in reader.entries():

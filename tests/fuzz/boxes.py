@@ -3,9 +3,9 @@
 A fuzzer that changes a box changes columns, contents and dictionaries, while everything around them (places, sums,
 keys, checksums, digests) follows: so it searches among shards that are nearly right.
 
-A box is: u8 (bit 0: streamed, bits 1-2: dictionaries), each dictionary, then for each group its body and its contents;
-each of these a u16 length and so many bytes. A content of an earlier group is named by that group's number and its row,
-65,536 + 256 * number + row, where the shard has its offset.
+A box is: u8 (bit 0: streamed, bits 1-2: dictionaries, bit 3: encrypted), each dictionary, then for each group its body
+and its contents; each of these a u16 length and so many bytes. A content of an earlier group is named by that group's
+number and its row, 65,536 + 256 * number + row, where the shard has its offset.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.fixtures.hostile.forge import COLUMNS, Group, Shard, dictionary_block, key_of, table
+from tests.fixtures.hostile.forge import (
+    COLUMNS,
+    DICTIONARIES,
+    ENCRYPTED,
+    KEYED,
+    STREAMED,
+    Group,
+    Shard,
+    dictionary_block,
+    key_of,
+    table,
+)
+from tests.fixtures.hostile.structure import SCHEME
 from tests.format.support import Parts, opened
 from vera_core.codec import Dictionaries
 from vera_core.errors import FormatError
@@ -37,7 +49,8 @@ _FAR = 1 << 16
 
 def box_of(shard: bytes) -> bytes:
     """The box of a whole shard."""
-    parts, entries = Parts.of(shard), list(opened(shard).entries())
+    reader = opened(shard)
+    parts, entries = Parts.of(shard), list(reader.entries())
     homes: dict[int, int] = {}
     pieces = [raw for _, raw in parts.dictionaries]
     for number, group in enumerate(parts.groups):
@@ -53,7 +66,8 @@ def box_of(shard: bytes) -> bytes:
         body = _with_places(Body(group.body, 0), columns) if max(places) >= _FAR else group.body
         pieces += [body, group.contents]
     streamed = any(group.after for group in parts.groups)
-    return bytes((streamed | len(parts.dictionaries) << 1,)) + b"".join(map(_packed, pieces))
+    flags = streamed | len(parts.dictionaries) << 1 | reader.encrypted << 3
+    return bytes((flags,)) + b"".join(map(_packed, pieces))
 
 
 def _packed(piece: bytes) -> bytes:
@@ -78,10 +92,14 @@ def shard_of(box: bytes) -> bytes:
     front = b""
     for number, dictionary in enumerate(dictionaries, 1):
         front += dictionary_block(dictionary, number, 256 + len(front))
-    groups = sorted((_Group(body, next(pieces, b"")) for body in pieces), key=lambda group: group.keys[0])
+    keyed = bool(flags & 8)
+    groups = sorted((_Group(body, next(pieces, b""), keyed) for body in pieces), key=lambda group: group.keys[0])
     forged = _forge(groups, dictionaries, 256 + len(front), bool(flags & 1))
     sections = [(dictionary, len(dictionary)) for dictionary in dictionaries]
-    return Shard(forged, front, sections, lies=_sums(groups)).seal()
+    if not keyed:
+        return Shard(forged, front, sections, lies=_sums(groups)).seal()
+    incompat = ENCRYPTED | KEYED | (DICTIONARIES if sections else 0) | (STREAMED if flags & 1 else 0)
+    return Shard(forged, front, sections, lies=_sums(groups), incompat=incompat, scheme=SCHEME).seal()
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -95,7 +113,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 class _Group:
     """A group of a box. A body that is none counts as one entry of zeros."""
 
-    def __init__(self, body: bytes, contents: bytes) -> None:
+    def __init__(self, body: bytes, contents: bytes, keyed: bool) -> None:
         self.body, self.contents = body, contents
         self.keys, self.parsed = [0], False
         self.columns: Columns = {name: [0] for name in COLUMNS}
@@ -106,7 +124,7 @@ class _Group:
         except FormatError:
             return
         if 0 < parsed.count <= _MOST_ROWS:
-            self.parsed, self.keys = True, [key_of(uid) for uid in parsed.uids()]
+            self.parsed, self.keys = True, [key_of(uid, keyed) for uid in parsed.uids()]
             values = [column.values().tolist() for column in parsed.columns]
             self.columns = dict(zip(COLUMNS, values, strict=True))
 

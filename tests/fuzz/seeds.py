@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.fixtures.format import make as golden
+from tests.fixtures.format.make import ENCRYPTED
 from tests.fixtures.hostile import make
 from tests.fixtures.hostile.contents import FRAMES
 from tests.fixtures.hostile.forge import Group
@@ -13,6 +15,7 @@ from tests.fuzz.boxes import box_of, shard_of
 from tests.fuzz.targets import TARGETS
 from vera_core.format.columns import encode_attributes
 from vera_core.format.layout import DIRECTORY
+from vera_core.keys.sealing import FileSealer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +104,15 @@ def _attributes() -> Iterator[bytes]:
             yield encode_attributes(entry.media_type, entry.metadata)
 
 
+def _inside() -> Iterator[bytes]:
+    """What is sealed in the golden shards."""
+    for name in ENCRYPTED:
+        sealer, reader = golden.sealer(), opened(GOLDEN[name])
+        files = FileSealer(golden.REPOSITORY, golden.KEYRING_ID)
+        for entry in reader.entries():
+            yield files.open(entry.ordinal, sealer.tree.leaf(entry.ordinal), reader.read(entry))
+
+
 def _fixed() -> Iterator[bytes]:
     """Section table, header and footer; the table begins where the target looks for it."""
     for shard in _shards():
@@ -121,6 +133,7 @@ _SOURCES: dict[str, Callable[[], Iterator[bytes]]] = {
     "group": _groups,
     "directory": _directories,
     "attributes": _attributes,
+    "inside": _inside,
     "fixed": _fixed,
 }
 

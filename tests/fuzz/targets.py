@@ -25,8 +25,9 @@ from vera_core.errors import FormatError, UsageError
 from vera_core.format import BytesSource, Survey, layout, rebuild, saved_entries, survey
 from vera_core.format.columns import Body, encode_attributes, parse_attributes, parse_table
 from vera_core.format.directory import parse_dictionary, parse_directory
-from vera_core.format.groups import Group
+from vera_core.format.groups import KEYED, PLAIN, Group
 from vera_core.format.index import Page
+from vera_core.format.sealed import HEAD, parse_inside
 from vera_core.format.stream import Whole, decode_stream
 from vera_core.model import Codec
 from vera_core.zstd_frame import MAX_WINDOW, FrameFeed, check_frame
@@ -62,13 +63,14 @@ def answers(data: bytes) -> None:
     if reader.footer.content_bytes > _MOST_CONTENT:
         return
     assert holds(data)
-    second = load().Shard(data)
     entries = list(reader.entries())
-    assert [tuple(entry[:3]) for entry in second.entries()] == [
-        (entry.uid, entry.ordinal, entry.created_at) for entry in entries
-    ]
-    for entry, other in zip(entries, second.entries(), strict=True):
-        assert second.read(other) == b"".join(reader.read_stream(entry))
+    if not reader.encrypted:
+        second = load().Shard(data)
+        assert [tuple(entry[:3]) for entry in second.entries()] == [
+            (entry.uid, entry.ordinal, entry.created_at) for entry in entries
+        ]
+        for entry, other in zip(entries, second.entries(), strict=True):
+            assert second.read(other) == b"".join(reader.read_stream(entry))
     for uid in {entry.uid for entry in entries[:30]}:
         assert reader.find(uid) == [entry for entry in entries if entry.uid == uid]
 
@@ -80,14 +82,15 @@ def recovery(data: bytes) -> None:
 
 def salvage(data: bytes) -> None:
     """What can be saved of a damaged shard: what is saved verifies, and makes a shard that does."""
-    found = survey(BytesSource(data), CLUES, tell=lambda _: None)
+    found = survey(BytesSource(data), CLUES, tell=lambda _: None, sealed=True)
     for saved, content in saved_entries(found):
         assert sum(map(len, content)) == saved.entry.size
     out = io.BytesIO()
     try:
         rebuild(found, out, commit=7)
     except UsageError:
-        assert found.remains.header is None, "clues are asked for only where the header is lost"
+        keys = found.remains.uids.sealed and not found.restorable
+        assert keys or found.remains.header is None, "clues are asked for only where the header is lost"
         return
     check_rebuilt(found, out.getvalue())
 
@@ -183,7 +186,14 @@ def group(data: bytes) -> None:
     block = bytearray(data)
     seal_group(block, 0)
     position = int.from_bytes(block[8:16], "little")
-    parsed = Group.parse(bytes(block), position)
+    for uids in (PLAIN, KEYED):
+        with suppress(FormatError):
+            grouped(Group.parse(bytes(block), position, uids))
+
+
+def grouped(parsed: Group) -> None:
+    """A group, as `group`."""
+    position = parsed.head.position
     begin, end = parsed.head.contents
     entries = parsed.entries()
     assert [entry.ordinal for entry in entries] == list(range(parsed.head.first, parsed.head.first + len(parsed)))
@@ -245,6 +255,17 @@ def directory(data: bytes) -> None:
 def attributes(data: bytes) -> None:
     """An attribute string: what is read is written again."""
     assert encode_attributes(*parse_attributes(data)) == data or data == b"\0"
+
+
+def inside(data: bytes) -> None:
+    """What may have been sealed: what is read is written again."""
+    found = parse_inside(data)
+    uid, more = found.uid.encode(), encode_attributes(found.media_type, found.metadata)
+    codec, stored, size, parameter = found.stored
+    lengths = (len(uid), len(data) - HEAD.size - len(uid) - len(stored))
+    assert lengths[1] == len(more) or data[HEAD.size + len(uid) :][:1] == b"\0"
+    head = HEAD.pack(found.created_at, size, codec, parameter, *lengths)
+    assert data == b"".join((head, uid, more or bytes(lengths[1]), stored))
 
 
 def fixed(data: bytes) -> None:
@@ -313,6 +334,7 @@ TARGETS = {
         Target(group, 2, 4096),
         Target(directory, 1, 2048),
         Target(attributes, 1, 512),
+        Target(inside, 1, 512),
         Target(fixed, 1, 2048),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vera_core.format.layout import SUFFIX, Footer, Header
+from vera_core.format.layout import SUFFIX, Encryption, Footer, Header
 from vera_core.format.lookup import Lookup
 from vera_core.format.reader import ShardReader
 from vera_core.format.recover import Survey, check_rebuild, rebuild, saved_entries, survey
@@ -17,6 +17,7 @@ __all__ = [
     "BytesSource",
     "Clues",
     "Damage",
+    "Encryption",
     "FileSource",
     "Footer",
     "Header",

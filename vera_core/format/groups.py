@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,14 @@ from vera_core.format.layout import (
     MAX_TIME,
     MIN_TIME,
     RESTORE,
+    SEALED,
 )
+from vera_core.format.sealed import keyed_key, keyed_keys, look_sealed
 from vera_core.model import MAX_UID_BYTES, Codec, Entry, Origin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from vera_core.format.columns import U64
@@ -117,6 +121,27 @@ def key_of(uid: bytes) -> int:
     return key
 
 
+def _hashed_keys(uids: Sequence[bytes]) -> U64:
+    return np.frombuffer(b"".join([sha256(uid).digest()[:8] for uid in uids]), ">u8").astype(np.uint64)
+
+
+class Uids(NamedTuple):
+    """What the uids of a shard are: how they make keys, one or many, and whether the files under them are sealed."""
+
+    key: Callable[[bytes], int]
+    keys: Callable[[Sequence[bytes]], U64]
+    sealed: bool
+
+
+PLAIN = Uids(key_of, _hashed_keys, sealed=False)
+KEYED = Uids(keyed_key, keyed_keys, sealed=True)
+
+
+def uids_of(incompat: int | None) -> Uids:
+    """The uids of a shard with these flags; where they are not known, those of an unencrypted one."""
+    return KEYED if (incompat or 0) & SEALED else PLAIN
+
+
 def encode_group(position: int, first: int, content_size: int, body: GroupBody, *, flags: int = 0) -> bytes:
     """The block of a group."""
     stored = pack_block(body.columns, len(body.columns) - body.uid_bytes)
@@ -162,9 +187,9 @@ class Group:
         FormatError: damaged, or with values that can't be.
     """
 
-    __slots__ = ("_attributes", "_columns", "_facts", "_proofs", "body", "head")
+    __slots__ = ("_attributes", "_columns", "_facts", "_proofs", "_uids", "body", "head")
 
-    def __init__(self, head: GroupHead, rest: bytes) -> None:
+    def __init__(self, head: GroupHead, rest: bytes, uids: Uids = PLAIN) -> None:
         if len(rest) != head.size - HEAD_SIZE or crc32(rest) != head.body_crc:
             raise FormatError("the checksum of a group does not match", todo=RESTORE, group=head.position)
         self.head = head
@@ -177,15 +202,18 @@ class Group:
         self._columns["offset"] = _offsets(head, self._columns)
         self._facts: list[tuple[int, ...]] | None = None
         self._attributes: dict[int, Attributes] = {}
+        self._uids = uids
+        if uids.sealed and not self._looks_sealed():
+            raise FormatError("a group shows of its files what must be sealed", todo=RESTORE, group=head.position)
 
     @classmethod
-    def parse(cls, data: bytes, position: int) -> Group:
-        """A whole block, found at `position`.
+    def parse(cls, data: bytes, position: int, uids: Uids = PLAIN) -> Group:
+        """A whole block of a shard with these uids, found at `position`.
 
         Raises:
             FormatError: damaged, or with values that can't be.
         """
-        return cls(parse_group_head(data[:HEAD_SIZE], position), data[HEAD_SIZE:])
+        return cls(parse_group_head(data[:HEAD_SIZE], position), data[HEAD_SIZE:], uids)
 
     def __len__(self) -> int:
         return self.head.count
@@ -196,8 +224,7 @@ class Group:
         Raises:
             FormatError: the first is not the group's, or they don't rise.
         """
-        heads = b"".join([sha256(uid).digest()[:8] for uid in self.body.uids()])
-        keys = np.frombuffer(heads, ">u8").astype(np.uint64)
+        keys = self._uids.keys(self.body.uids())
         if int(keys[0]) != self.head.first_key or bool((keys[1:] < keys[:-1]).any()):
             raise FormatError("the keys of a group are not sorted as it says", todo=RESTORE, group=self.head.position)
         return keys
@@ -256,6 +283,10 @@ class Group:
     def crcs(self) -> NDArray[np.uint32]:
         """The CRC32 of every row's stored bytes."""
         return np.frombuffer(self._proofs, "<u4", self.head.count, 32 * self.head.count)
+
+    def _looks_sealed(self) -> bool:
+        nothing = self.body.attribute_table() == [b""] and not bool(self._columns["place"].any())
+        return nothing and look_sealed(self._columns, self.body.uid_strings.data)
 
 
 def uid_text(uid: bytes) -> str:

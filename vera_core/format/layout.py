@@ -52,9 +52,15 @@ KEYED_UIDS = 1 << 1
 DICTIONARIES = 1 << 2
 STREAMED = 1 << 3
 
-INCOMPAT_NAMES = {ENCRYPTED: "encryption", KEYED_UIDS: "keyed uids", DICTIONARIES: "dictionaries", STREAMED: "streamed"}
-SUPPORTED = STREAMED | DICTIONARIES
+SEALED = ENCRYPTED | KEYED_UIDS
+"""The flags of an encrypted shard, which are set together."""
+SUPPORTED = STREAMED | DICTIONARIES | SEALED
 """Flags that this reader understands; any other in `incompat` is refused by name."""
+
+AES_256_GCM = 1
+MAX_DEPTH = 32
+UID_KEY = 1
+"""The only revision of a tenant's key."""
 
 DIRECTORY = b"GROUPDIR"
 DICTIONARY = b"DICT\0\0\0\0"
@@ -81,6 +87,16 @@ class Encryption:
     uid_key: int = 0
     cipher: int = 0
     depth: int = 0
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether an encrypted shard can state this."""
+        return (
+            len(self.keyring_id) == 16
+            and self.uid_key == UID_KEY
+            and self.cipher == AES_256_GCM
+            and 1 <= self.depth <= MAX_DEPTH
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +163,9 @@ class Header:
             check_name(text, "retention class")
         except UsageError as error:
             raise FormatError(f"the header states impossible values: {error.what}", todo=RESTORE) from error
-        return cls(repository_id, text, _ERASABILITIES[erasability], incompat, compat, Encryption(*scheme))
+        encryption = Encryption(*scheme)
+        _check_encryption(encryption, incompat)
+        return cls(repository_id, text, _ERASABILITIES[erasability], incompat, compat, encryption)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +314,25 @@ def _check_readable(version: int, incompat: int) -> None:
         raise IncompatibleError(f"the shard has format version {version}, this VERA reads {VERSION}", todo=_UPGRADE)
     refused = [1 << bit for bit in range(64) if (incompat & ~SUPPORTED) >> bit & 1]
     if refused:
-        names = ", ".join(INCOMPAT_NAMES.get(flag, f"unknown feature {flag:#x}") for flag in refused)
+        names = ", ".join(f"unknown feature {flag:#x}" for flag in refused)
         raise IncompatibleError(f"the shard uses {names}, which this VERA does not read", todo=_UPGRADE)
+    if incompat & SEALED and incompat & STREAMED:
+        raise IncompatibleError("the shard holds an encrypted streamed file, which no VERA reads yet", todo=_UPGRADE)
+    if incompat & SEALED not in (0, SEALED):
+        raise FormatError("the shard has one of encryption and keyed uids without the other", todo=RESTORE)
+
+
+def _check_encryption(encryption: Encryption, incompat: int) -> None:
+    if not incompat & SEALED:
+        possible = encryption == Encryption()
+    elif encryption.cipher == AES_256_GCM:
+        possible = encryption.is_possible
+    else:
+        raise IncompatibleError(
+            f"the shard is encrypted with cipher {encryption.cipher}, which this VERA does not know", todo=_UPGRADE
+        )
+    if not possible:
+        raise FormatError("the header states keys that can't be those of this shard", todo=RESTORE)
 
 
 def _seal(data: bytes, end: bytes = b"") -> bytes:

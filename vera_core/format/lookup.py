@@ -64,7 +64,7 @@ class Lookup:
 
     @classmethod
     def open(cls, source: RangeSource, *, cache_bytes: int = 128 << 20, digests: bool = True) -> Lookup:
-        """Opens a shard. The block of a group is read when one of its uids is first looked up.
+        """Opens an unencrypted shard. The block of a group is read when one of its uids is first looked up.
 
         Args:
             source: where its bytes are; `MappedFile` is the fastest.

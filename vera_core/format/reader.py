@@ -23,8 +23,8 @@ from vera_core.codec import (
     decode_many,
     digest,
 )
-from vera_core.errors import FormatError, UsageError, VeraError
-from vera_core.format.groups import Group, key_of
+from vera_core.errors import FormatError, IncompatibleError, UsageError, VeraError
+from vera_core.format.groups import Group
 from vera_core.format.index import Page, Pages
 from vera_core.format.layout import RESTORE, SUFFIX
 from vera_core.format.shard import Shard, exactly
@@ -53,12 +53,15 @@ class ShardReader(Shard):
 
     def __init__(self, source: RangeSource, tail: tuple[bytes, int], *, cache_bytes: int, digests: bool) -> None:
         super().__init__(source, tail)
-        self._digests = digests
+        self._digests = digests and not self.encrypted  # else they are keyed, and of what is sealed
+        self._key_of = self.uids.key
         self._pages = Pages(self._page, cache_bytes)
         self._first_keys = self.directory.first_keys
 
     @classmethod
-    def open(cls, source: RangeSource, *, cache_bytes: int = 24 << 20, digests: bool = True) -> ShardReader:
+    def open(
+        cls, source: RangeSource, *, cache_bytes: int = 24 << 20, digests: bool = True, sealed: bool = False
+    ) -> ShardReader:
         """Opens a shard with one suffix request of `SUFFIX` bytes (and one more for a directory that reaches further).
 
         Args:
@@ -67,13 +70,18 @@ class ShardReader(Shard):
             digests: False leaves the SHA-256 of contents unchecked, which saves a quarter of the time of a small file.
                 Only for a shard that was verified before, or who checks digests himself; CRC32, encoding and size are
                 checked in any case.
+            sealed: True opens encrypted shards too, whose uids are keyed and whose contents are sealed files then:
+                for who opens these (`vera_core.keys.shards`), or can do without.
 
         Raises:
             FormatError: no shard, or damaged where it was looked at.
-            IncompatibleError: a version or feature that this reader refuses, by name.
+            IncompatibleError: a version or feature that this reader refuses, by name; encrypted, and not `sealed`.
         """
         with Naming(source.where):
-            return cls(source, source.read_suffix(SUFFIX), cache_bytes=cache_bytes, digests=digests)
+            reader = cls(source, source.read_suffix(SUFFIX), cache_bytes=cache_bytes, digests=digests)
+            if reader.encrypted and not sealed:
+                raise needs_keys()
+            return reader
 
     @property
     def cached_bytes(self) -> int:
@@ -85,10 +93,11 @@ class ShardReader(Shard):
 
         Raises:
             FormatError: the group is damaged.
+            UsageError: the shard is encrypted, and this is no keyed uid.
         """
         name = uid.encode("utf-8", "surrogatepass")
-        key = key_of(name)
         try:
+            key = self._key_of(name)
             pages = [self._pages[number] for number in self.directory.groups_of(key)]
             return [page.entry(row, key, uid) for page in pages for row in page.find(key, name)]
         except VeraError as error:
@@ -99,11 +108,11 @@ class ShardReader(Shard):
 
         Raises:
             FormatError: the group is damaged, or CRC32, encoding, size or SHA-256 do not match.
-            UsageError: the content is larger than `MAX_INLINE` bytes: use `find` and `read_stream`.
+            UsageError: the content is larger than `MAX_INLINE` bytes: use `find` and `read_stream`; or as `find`.
         """
         name = uid.encode("utf-8", "surrogatepass")
-        key = key_of(name)
         try:
+            key = self._key_of(name)
             number = bisect_right(self._first_keys, key) - 1
             while number >= 0:
                 page = self._pages[number]
@@ -138,6 +147,7 @@ class ShardReader(Shard):
         """
         with Naming({**self.source.where, "uid": entry.uid, "entry": entry.ordinal}):
             crc, hasher = 0, sha256()
+            provable = not self.encrypted
 
             def stored() -> Iterator[bytes]:
                 nonlocal crc
@@ -154,7 +164,7 @@ class ShardReader(Shard):
                     yield held
                 hasher.update(piece)
                 held = piece
-            if crc != entry.crc32 or hasher.digest() != entry.sha256:
+            if crc != entry.crc32 or (provable and hasher.digest() != entry.sha256):
                 raise FormatError("the content does not match its checksums", todo=RESTORE)
             if held:
                 yield held
@@ -324,6 +334,13 @@ class ShardReader(Shard):
 def _content_of(entry: Entry) -> Content:
     coding = Coding(entry.codec, entry.parameter)
     return entry.offset, entry.stored_size, entry.size, entry.crc32, entry.sha256, coding
+
+
+def needs_keys() -> IncompatibleError:
+    """What is said where an encrypted shard can't be read without its keys."""
+    return IncompatibleError(
+        "the shard is encrypted, and can't be read here without its keys", todo="Read it through its repository."
+    )
 
 
 def _too_large(size: int) -> UsageError:

@@ -15,6 +15,7 @@ from vera_core.encoding import Encoded, EncodedBatch
 from vera_core.errors import FormatError, UsageError
 from vera_core.format import layout
 from vera_core.format.directory import DICTIONARY_HEAD, encode_dictionary
+from vera_core.format.reader import needs_keys
 from vera_core.format.remains import Clues, Damage, Extent, Remains, examine
 from vera_core.format.salvage import Salvage, Saved
 from vera_core.format.source import Naming
@@ -67,17 +68,22 @@ def survey(
     *,
     tell: Callable[[Damage], None],
     progress: Callable[[int], None] | None = None,
+    sealed: bool = False,
 ) -> Survey:
     """Reads the whole shard, and checks what is left of it; `tell` gets each damage, `progress` the bytes passed.
 
-    Memory: a group with its contents, and 200 bytes for each group.
+    `sealed` takes encrypted shards too: their files are saved as they are sealed, under their keyed uids. Memory: a
+    group with its contents, and 200 bytes for each group.
 
     Raises:
-        IncompatibleError: header or footer is whole and names a version or feature that this reader refuses.
+        IncompatibleError: header or footer is whole and names a version or feature that this reader refuses; it is
+            encrypted, and not `sealed`.
     """
     with Naming(source.where):
         extent = Extent(source)
         remains = examine(extent, clues or Clues())
+        if remains.uids.sealed and not sealed:
+            raise needs_keys()
         for damage in remains.damages:
             tell(damage)
         found = Salvage(extent, remains, tell, progress)
@@ -104,10 +110,12 @@ def rebuild(
     """Writes a shard of what can be saved.
 
     `commit` is the number of the commit that brought the shard: where it can't be restored, ordinals move up, and every
-    entry without an origin gets (commit, old ordinal) as its.
+    entry without an origin gets (commit, old ordinal) as its. A sealed file opens under its old ordinal only, so an
+    encrypted shard is restored whole or not at all.
 
     Raises:
-        UsageError: the header is lost and the clues don't make it, or `commit` is needed.
+        UsageError: the header is lost and the clues don't make it, or `commit` is needed; or entries of an encrypted
+            shard are lost.
         FormatError: the one entry of a streamed shard is lost.
     """
     header = check_rebuild(of, commit)
@@ -130,6 +138,11 @@ def check_rebuild(of: Survey, commit: int | None) -> bytes:
             return header
         if of.found.streamed or not of.found.saved:
             raise FormatError("no entry is left to make a shard of", todo=layout.RESTORE)
+        if of.remains.uids.sealed:
+            raise UsageError(
+                "entries are lost, and those that are left of an encrypted shard can't be moved without its keys",
+                todo="Save the files as they are sealed, and open them with the shard's keyring.",
+            )
         if commit is None:
             raise UsageError(
                 "entries are lost, so the others need to say which commit brought them",
@@ -157,7 +170,9 @@ def _header(of: Survey) -> bytes:
         )
     flags = layout.STREAMED if of.found.streamed else 0
     flags |= layout.DICTIONARIES if remains.dictionaries else 0
-    return layout.Header(clues.repository_id, clues.retention_class, clues.erasability, flags).pack()
+    flags |= layout.SEALED if clues.encryption else 0
+    scheme = clues.encryption or layout.Encryption()
+    return layout.Header(clues.repository_id, clues.retention_class, clues.erasability, flags, encryption=scheme).pack()
 
 
 def _restore(of: Survey, header: bytes, sink: Sink, progress: Callable[[int], None] | None) -> ShardSummary:

@@ -20,7 +20,7 @@ from vera_core.format.directory import (
     parse_dictionary,
     parse_directory,
 )
-from vera_core.format.groups import HEAD_SIZE, parse_group_head
+from vera_core.format.groups import HEAD_SIZE, KEYED, PLAIN, Uids, parse_group_head, uids_of
 from vera_core.model import Erasability
 
 if TYPE_CHECKING:
@@ -51,11 +51,15 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Clues:
-    """What is known of a shard from elsewhere, for the case that its header is lost; None where it is not known."""
+    """What is known of a shard from elsewhere, for the case that its header is lost; None where it is not known.
+
+    `encryption` is that of an encrypted shard, as its keyring tells it.
+    """
 
     repository_id: bytes | None = None
     retention_class: str | None = None
     erasability: Erasability | None = None
+    encryption: layout.Encryption | None = None
 
 
 class Extent:
@@ -100,7 +104,7 @@ class Remains:
     `header` is the header's bytes, as they are or as they were restored. `loaded` decodes with `dictionaries`, and
     `numbers` gives the place in these, from 1 on, of each by its number in the shard. `kept` has the stored bytes of
     whole sections by their plain bytes, `sections_start` is the place of the first of them. Groups begin at
-    `data_start`, or behind it where a dictionary before them is lost.
+    `data_start`, or behind it where a dictionary before them is lost. `uids` are those of the shard.
     """
 
     header: bytes | None = None
@@ -113,6 +117,7 @@ class Remains:
     sections_start: int | None = None
     data_start: int = layout.HEADER_SIZE
     damages: list[Damage] = field(default_factory=list)
+    uids: Uids = PLAIN
 
     @property
     def incompat(self) -> int | None:
@@ -131,6 +136,8 @@ def examine(extent: Extent, clues: Clues) -> Remains:
     remains = Remains()
     remains.footer = _read_footer(extent, remains)
     _read_header(extent, remains, clues)
+    clued = remains.incompat is None and clues.encryption is not None
+    remains.uids = KEYED if clued else uids_of(remains.incompat)
     sections = _find_sections(extent, remains)
     remains.directory = _read_directory(extent, remains, sections.get((layout.DIRECTORY, 0)))
     copies = {number: raw for (tag, number), raw in sections.items() if tag == layout.DICTIONARY}
@@ -174,15 +181,18 @@ def _restored_header(data: bytes, footer: Footer | None, clues: Clues) -> bytes 
     checksums = {data[-4:]} if len(data) == layout.HEADER_SIZE else set()
     ids = {data[32:48], clues.repository_id}
     names = {data[52:116].rstrip(b"\0").decode("ascii", "replace"), clues.retention_class}
-    flags = {0, layout.STREAMED, layout.DICTIONARIES}
+    flags = {0, layout.STREAMED, layout.DICTIONARIES, layout.SEALED, layout.SEALED | layout.DICTIONARIES}
     if footer is not None:
         checksums = {footer.header_crc.to_bytes(4, "little")}
         ids, flags = {footer.repository_id}, {footer.incompat}
     for repository_id, name, erasability, incompat in product(ids, names, Erasability, flags):
         if repository_id is None or name is None or len(repository_id) != 16:
             continue
+        encryption = clues.encryption if incompat & layout.SEALED else layout.Encryption()
+        if encryption is None:
+            continue
         try:
-            packed = layout.Header(repository_id, name, erasability, incompat).pack()
+            packed = layout.Header(repository_id, name, erasability, incompat, encryption=encryption).pack()
         except UsageError:
             continue
         if packed[-4:] in checksums:

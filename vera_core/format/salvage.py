@@ -1,7 +1,8 @@
 """One pass over the groups of a damaged shard: every entry that can be saved, and what is lost where.
 
-An entry is saved if its group's block is whole and its content matches CRC32 and SHA-256. That nobody changed content
-and block alike is proved only by the digest of the whole shard, which is recover.py's business.
+An entry is saved if its group's block is whole and its content matches CRC32 and SHA-256. In an encrypted shard, whose
+contents are sealed files here, the SHA-256 is a keyed digest, which can't be looked at. That nobody changed content and
+block alike is proved only by the digest of the whole shard, which is recover.py's business.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Salvage:
         self._tell = tell
         self._progress = progress
         self._dictionaries = remains.loaded
+        self._uids = remains.uids
         self._last = (-1, b"")
         self._limit = MAX_KEY
         self._searching = False
@@ -205,7 +207,7 @@ class Salvage:
         """
         rest = self._extent.fetch(head.position + HEAD_SIZE, head.size - HEAD_SIZE)
         try:
-            return Group(head, rest)
+            return Group(head, rest, self._uids)
         except FormatError:
             group = None if head.flags else self._mended(head, rest)
             if group is None:
@@ -219,13 +221,13 @@ class Salvage:
         """
         digests, checksums = [], []
         try:
-            for entry in Group(replace(head, body_crc=crc32(rest)), rest).entries():
+            for entry in Group(replace(head, body_crc=crc32(rest)), rest, self._uids).entries():
                 stored = self._extent.fetch(entry.offset, entry.stored_size)
                 item = Stored(entry.codec, stored, entry.size, self._parameter(entry))
-                digests.append(digest(decode(item, self._dictionaries)))
+                digests.append(entry.sha256 if self._uids.sealed else digest(decode(item, self._dictionaries)))
                 checksums.append(crc32(stored).to_bytes(4, "little"))
             proofs = b"".join((*digests, *checksums))
-            group = Group(head, rest[: head.stored_size] + proofs)
+            group = Group(head, rest[: head.stored_size] + proofs, self._uids)
         except FormatError:
             return None
         at = head.position + HEAD_SIZE + head.stored_size
@@ -265,7 +267,7 @@ class Salvage:
             contents = [self._decode(entry, item) for (entry, _), item in zip(good, items, strict=True)]
         saved = []
         for (entry, stored), content in zip(good, contents, strict=True):
-            if content is not None and digest(content) == entry.sha256:
+            if content is not None and (self._uids.sealed or digest(content) == entry.sha256):
                 saved.append(Saved(entry, stored, content))
             elif content is not None:
                 self._lose_entry(entry, "the content does not match its SHA-256")

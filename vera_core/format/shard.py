@@ -14,7 +14,7 @@ from vera_core.codec import NO_DICTIONARIES, Dictionaries, crc32, unpack_block
 from vera_core.errors import FormatError
 from vera_core.format import layout
 from vera_core.format.directory import parse_directory
-from vera_core.format.groups import Group
+from vera_core.format.groups import Group, uids_of
 from vera_core.format.layout import RESTORE, SUFFIX, Footer, Header, Section, parse_sections
 from vera_core.format.source import Naming
 
@@ -41,6 +41,7 @@ class Shard:
         )
         [directory] = [section for section in self.sections if section.tag == layout.DIRECTORY]
         self.directory = parse_directory(self.section_bytes(directory), self.footer)
+        self.uids = uids_of(self.footer.incompat)
         self._dictionaries: Dictionaries | None = None
         self._lock = threading.Lock()
         if self._tail_start == 0:
@@ -55,6 +56,11 @@ class Shard:
     def streamed(self) -> bool:
         """Whether it holds one file that was streamed: `read_all` refuses it, `read_stream` reads it."""
         return bool(self.footer.incompat & layout.STREAMED)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its uids are keyed and its contents are sealed files."""
+        return self.uids.sealed
 
     def header(self) -> Header:
         """Reads the header (a request, except for small shards) and checks it against the footer.
@@ -71,6 +77,8 @@ class Shard:
             )  # fmt: skip
             if not same or int.from_bytes(data[-4:], "little") != footer.header_crc:
                 raise FormatError("header and footer are of different shards", todo=RESTORE)
+            if self.encrypted and footer.entries > 1 << header.encryption.depth:
+                raise FormatError("the shard has more entries than its key tree has keys", todo=RESTORE)
             return header
 
     def dictionaries(self) -> Dictionaries:
@@ -106,7 +114,7 @@ class Shard:
             FormatError: damaged, or of another group.
         """
         directory = self.directory
-        group = Group.parse(data, directory.blocks[number])
+        group = Group.parse(data, directory.blocks[number], self.uids)
         head = group.head
         stated = (head.first, head.count, head.first_key, head.content_size, bool(head.flags))
         end, begin = directory.ends[number], directory.blocks[number]

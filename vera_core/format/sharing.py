@@ -32,6 +32,17 @@ _FILTER_BITS = 1 << 25
 _TAKEN = ("stored_size", "crc32", "parameter", "codec")
 
 
+class Unshared:
+    """The contents of an encrypted shard, of which each is stored for itself: equal ones are sealed to other bytes."""
+
+    def share(self, rows: NDArray[np.void]) -> NDArray[np.uint64]:
+        """As `Contents`."""
+        return np.zeros(len(rows), np.uint64)
+
+    def add(self, rows: NDArray[np.void], begin: int) -> None:
+        """As `Contents`."""
+
+
 class Contents:
     """The first `MAX_SHARED` contents that were stored: at most 80 bytes each. A later one is stored each time."""
 
@@ -81,7 +92,9 @@ class Contents:
     def _may_hold(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of `digests`, shape (n, 32), may be known; the others are not."""
         bits = _filter_bits(digests)
-        return (self._filter[bits >> 3] >> (bits & 7).astype(np.uint8) & 1).reshape(-1, 2).all(axis=1)
+        set_bits = self._filter[bits >> 3] >> (bits & 7).astype(np.uint8) & 1
+        both: NDArray[np.bool_] = set_bits.reshape(-1, 2).all(axis=1)
+        return both
 
     def _sort(self) -> None:
         """Puts what came since the last time into a run."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vera_core.codec import MAX_INLINE, digest
+from vera_core.codec import MAX_INLINE
 from vera_core.errors import UsageError
 from vera_core.format import layout
 from vera_core.format.columns import TIME_BIAS, Metadata, encode_attributes, origin_numbers
+from vera_core.format.groups import PLAIN, Uids
+from vera_core.format.sealed import look_sealed
 from vera_core.model import MAX_UID_BYTES, check_uid
 
 if TYPE_CHECKING:
@@ -68,18 +70,18 @@ class Waiting(NamedTuple):
     stored: bytes | memoryview
 
     @classmethod
-    def of(cls, names: Names, batch: EncodedBatch) -> Waiting:
-        """The entries of a batch.
+    def of(cls, names: Names, batch: EncodedBatch, kind: Uids = PLAIN) -> Waiting:
+        """The entries of a batch, for a shard with such uids.
 
         Raises:
             BadUidError: a uid is none.
-            UsageError: a time out of range, a content too large, bad metadata, or names and contents of unequal number.
+            UsageError: a time out of range, a content too large, bad metadata, or names and contents of unequal number;
+                not sealed, and the shard is encrypted.
         """
         if not len(names.uids) == len(names.created_at) == len(names.attributes) == len(batch):
             raise UsageError(f"{len(names.uids)} uids were given for {len(batch)} contents")
         rows = np.zeros(len(batch), ROW)
-        uids = _encode_uids(names.uids)
-        rows["key"] = _keys(uids) if names.keys is None else names.keys
+        uids = encode_uids(names.uids)
         rows["uid_length"] = list(map(len, uids))
         times = _times(names)
         for name in ("size", "stored_size", "crc32", "parameter", "codec", "digest"):
@@ -98,7 +100,11 @@ class Waiting(NamedTuple):
         if names.origins is not None:
             numbers = [origin_numbers(origin) for origin in names.origins]
             rows["origin_commit"], rows["origin_ordinal"] = zip(*numbers, strict=True)
-        return cls(rows, uids, list(starmap(_attributes, names.attributes)), batch.stored)
+        attributes = list(starmap(_attributes, names.attributes))
+        if kind.sealed and (any(attributes) or not look_sealed(rows, b"".join(uids))):
+            raise UsageError("an encrypted shard takes sealed files under keyed uids only", uid=names.uids[0])
+        rows["key"] = kind.keys(uids) if names.keys is None else names.keys
+        return cls(rows, uids, attributes, batch.stored)
 
     def last(self, before: tuple[int, bytes]) -> tuple[int, bytes]:
         """The last (key, uid), once all are in order, beginning with `before`.
@@ -113,7 +119,8 @@ class Waiting(NamedTuple):
                 before = int(keys[row - 1]), self.uids[row - 1]
             if (int(keys[row]), self.uids[row]) < before:
                 raise UsageError(
-                    "files must come in the order of the first 8 bytes of their uid's SHA-256, then of the uid",
+                    "files must come in the order of the first 8 bytes of their uid's SHA-256, or of the keyed uid "
+                    "itself, then of the uid",
                     todo="Sort them.",
                     uid=self.uids[row].decode(),
                 )
@@ -155,7 +162,7 @@ class Waiting(NamedTuple):
         return b"".join([self.stored[begin:end] for begin, end in (bounds[row] for row in chosen.tolist())])
 
 
-def _encode_uids(uids: Sequence[str]) -> list[bytes]:
+def encode_uids(uids: Sequence[str]) -> list[bytes]:
     """Uids as bytes; looked at one by one only where something is not plainly right.
 
     Raises:
@@ -167,10 +174,6 @@ def _encode_uids(uids: Sequence[str]) -> list[bytes]:
         encoded = []
     plain = all(encoded) and max(map(len, encoded), default=MAX_UID_BYTES + 1) <= MAX_UID_BYTES
     return encoded if plain and " ".join(uids).isprintable() else [check_uid(uid).encode() for uid in uids]
-
-
-def _keys(uids: Sequence[bytes]) -> NDArray[np.uint64]:
-    return np.frombuffer(b"".join([digest(uid)[:8] for uid in uids]), ">u8").astype(np.uint64)
 
 
 def _times(names: Names) -> NDArray[np.int64]:

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, digest
+from vera_core.dictionary import SEPARATOR
 from vera_core.encoding import Encoded, EncodedBatch
 from vera_core.errors import UsageError
 from vera_core.format import layout
 from vera_core.format.columns import COLUMNS, TIME_BIAS, Metadata, encode_attributes, encode_body, origin_numbers
 from vera_core.format.directory import encode_dictionary
-from vera_core.format.groups import AFTER, GROUP_BYTES, NAME_BYTES, GroupBody, encode_group, group_entries
-from vera_core.format.sharing import Contents
+from vera_core.format.groups import (
+    AFTER,
+    GROUP_BYTES,
+    KEYED,
+    NAME_BYTES,
+    PLAIN,
+    GroupBody,
+    encode_group,
+    group_entries,
+)
+from vera_core.format.sharing import Contents, Unshared
 from vera_core.format.stream import StreamEncoder, pieces
 from vera_core.format.tail import Front, GroupFacts, Outline, encode_tail
 from vera_core.format.waiting import ROW, Names, Waiting
@@ -50,19 +60,28 @@ class ShardOptions:
     """What a shard says of itself in its header.
 
     `repository_id` is 16 bytes, the same for every tenant of the repository. `group_entries` fixes the entries of a
-    group (1 to 16,384) instead of the usual rule; for tests.
+    group (1 to 16,384) instead of the usual rule; for tests. With `encryption` the shard takes sealed files under keyed
+    uids, and nothing else.
     """
 
     repository_id: bytes
     retention_class: str
     erasability: Erasability = Erasability.ERASABLE
     group_entries: int | None = None
+    encryption: layout.Encryption | None = None
 
     def __post_init__(self) -> None:
         if len(self.repository_id) != 16:
             raise UsageError(f"a repository id has 16 bytes, not {len(self.repository_id)}")
         if self.group_entries is not None and not 1 <= self.group_entries <= layout.MAX_GROUP_ENTRIES:
             raise UsageError(f"a group holds 1 to {layout.MAX_GROUP_ENTRIES} entries, not {self.group_entries}")
+        if self.encryption is not None and not self.encryption.is_possible:
+            raise UsageError("no shard can be encrypted like this", keyring_id=self.encryption.keyring_id.hex())
+
+    @property
+    def most_entries(self) -> int:
+        """How many entries the shard holds at most: an encrypted one has a key for each."""
+        return layout.MAX_ENTRIES if self.encryption is None else min(layout.MAX_ENTRIES, 1 << self.encryption.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,8 @@ class ShardWriter:
     def __init__(self, sink: Sink, *, options: ShardOptions, dictionaries: Sequence[bytes] = ()) -> None:
         if len(dictionaries) > MAX_DICTIONARIES or any(len(data) > MAX_DICTIONARY for data in dictionaries):
             raise UsageError(f"a shard holds {MAX_DICTIONARIES} dictionaries of {MAX_DICTIONARY} bytes at most")
+        if options.encryption is not None and not all(data.startswith(SEPARATOR) for data in dictionaries):
+            raise UsageError("an encrypted shard holds only dictionaries of what many files have in common")
         self._sink = sink
         self._options = options
         self._dictionaries = dictionaries
@@ -96,7 +117,8 @@ class ShardWriter:
         self._queue: list[tuple[str, int, Encoded, tuple[str, Metadata], Origin | None]] = []
         self._waiting = Waiting(np.zeros(0, ROW), [], [], b"")
         self._last = (-1, b"")
-        self._contents = Contents()
+        self._uids = PLAIN if options.encryption is None else KEYED
+        self._contents = Contents() if options.encryption is None else Unshared()
         self._outline = Outline()
         self._header: bytes | None = None
         self._data_start = 0
@@ -135,15 +157,17 @@ class ShardWriter:
             self._drain()
         return ordinal
 
-    def append_batch(self, names: Names, batch: EncodedBatch) -> int:
-        """Adds files; returns the ordinal of the first.
+    def append_batch(self, names: Names, batch: EncodedBatch, *, first: int | None = None) -> int:
+        """Adds files; returns the ordinal of the first, which must be `first`, if that is given.
 
         Nothing was added when it raises, and the writer goes on.
 
         Raises:
-            BadUidError, UsageError: as `append`.
+            BadUidError, UsageError: as `append`; or another ordinal is next.
         """
         ordinal = self.entries
+        if first not in (None, ordinal):
+            raise UsageError(f"files for ordinals from {first} on came where {ordinal} is next")
         if not len(batch):
             return ordinal
         waiting, last = self._check(names, batch)
@@ -175,6 +199,8 @@ class ShardWriter:
         """
         if self._closed or self._streamed or self.entries or self._dictionaries:
             raise UsageError("a streamed file needs a shard of its own", uid=uid)
+        if self._options.encryption is not None:
+            raise UsageError("a file can't be streamed to an encrypted shard yet", uid=uid)
         if not layout.MIN_TIME <= created_at <= layout.MAX_TIME or not 0 <= size < layout.MAX_SIZE:
             raise UsageError(f"time {created_at} or size {size} is out of range", uid=uid)
         name, attributes = check_uid(uid).encode(), encode_attributes(media_type, metadata)
@@ -223,13 +249,13 @@ class ShardWriter:
             raise UsageError(
                 "the shard is finished or holds a streamed file; nothing can be added to it", uid=names.uids[0]
             )
-        if self.entries + len(batch) > layout.MAX_ENTRIES:
+        if self.entries + len(batch) > self._options.most_entries:
             raise UsageError(f"the shard is full with {self.entries} entries", todo="Begin another one.")
         codecs = batch.facts["codec"]
         compressed = (codecs == Codec.ZSTD) | (codecs == Codec.ZSTD_BLOCK)
         if int(batch.facts["parameter"][compressed].max(initial=0)) > len(self._dictionaries):
             raise UsageError("a content was encoded with a dictionary that the shard does not have", uid=names.uids[0])
-        waiting = Waiting.of(names, batch)
+        waiting = Waiting.of(names, batch, self._uids)
         return waiting, waiting.last(self._last)
 
     def _drain(self) -> None:
@@ -238,7 +264,7 @@ class ShardWriter:
             return
         uids, times, encoded, attributes, origins = zip(*self._queue, strict=True)
         self._queue = []
-        more = Waiting.of(Names(uids, times, attributes, origins), EncodedBatch.of(encoded))
+        more = Waiting.of(Names(uids, times, attributes, origins), EncodedBatch.of(encoded), self._uids)
         self._waiting = self._waiting.joined(more)
         self._flush_full()
 
@@ -287,7 +313,8 @@ class ShardWriter:
 
     @property
     def _incompat(self) -> int:
-        return (layout.STREAMED if self._streamed else 0) | (layout.DICTIONARIES if self._dictionaries else 0)
+        flags = (layout.STREAMED if self._streamed else 0) | (layout.DICTIONARIES if self._dictionaries else 0)
+        return flags | (layout.SEALED if self._options.encryption else 0)
 
     def _emit(self, data: bytes | memoryview) -> None:
         self._sink.write(data)
@@ -297,7 +324,10 @@ class ShardWriter:
     def _write_header(self) -> bytes:
         if self._header is None:
             options = self._options
-            header = layout.Header(options.repository_id, options.retention_class, options.erasability, self._incompat)
+            scheme = options.encryption or layout.Encryption()
+            header = layout.Header(
+                options.repository_id, options.retention_class, options.erasability, self._incompat, encryption=scheme
+            )
             self._header = header.pack()
             self._emit(self._header)
             for number, dictionary in enumerate(self._dictionaries, 1):

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vera_core.errors import IntegrityError, UsageError
+from vera_core.format.sealed import keyed_key
 from vera_core.keys.envelope import Envelope, Header, Kind, open_envelopes, seal_envelopes
 from vera_core.keys.mac import hmac_sha256
 from vera_core.keys.service import good
@@ -40,9 +41,7 @@ def keyed_uid_key(keyed_uid: str) -> int:
     Raises:
         UsageError: it is not 32 lowercase hex digits.
     """
-    if len(keyed_uid) != 2 * KEYED_UID_BYTES or not set(keyed_uid) <= set("0123456789abcdef"):
-        raise UsageError("a keyed uid is 32 lowercase hex digits", uid=keyed_uid)
-    return int(keyed_uid[:16], 16)
+    return keyed_key(keyed_uid.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,285 @@
+"""Encrypted shards: seals files in batches for a shard's writer, and opens what a shard's reader gives.
+
+docs/format-v1.md, "Encrypted shards". The format knows sealed files as raw contents under keyed uids; this puts keys to
+them: a leaf of the shard's key tree for each file, the tenant key for names and digests. Where keyrings are kept, and
+which revision counts, is the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from vera_core.codec import crc32, decode, decode_many
+from vera_core.encoding import FACTS, EncodedBatch
+from vera_core.errors import FormatError, IntegrityError, UsageError, VeraError
+from vera_core.format.columns import encode_attributes
+from vera_core.format.layout import AES_256_GCM, MAX_TIME, MIN_TIME, RESTORE, UID_KEY, Encryption
+from vera_core.format.sealed import HEAD, Inside, parse_inside
+from vera_core.format.source import named
+from vera_core.format.waiting import Names, encode_uids
+from vera_core.keys.envelope import Header, Kind
+from vera_core.keys.keyring import Keyring
+from vera_core.keys.sealing import ID_BYTES, FileSealer
+from vera_core.keys.tree import KeyTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from vera_core.format.reader import ShardReader
+    from vera_core.keys.tenant import TenantKey
+    from vera_core.model import Entry
+
+_DECODED = 8 << 20
+"""Contents that are decoded at once, in bytes."""
+_attributes = lru_cache(maxsize=4096)(encode_attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSealer:
+    """Seals the files of one build of a shard. Make it with `fresh`: a key tree must never serve two builds.
+
+    Threads may share it. `encryption` goes into the shard's `ShardOptions`.
+    """
+
+    tenant: TenantKey
+    keyring_id: bytes
+    tree: KeyTree
+
+    @classmethod
+    def fresh(cls, tenant: TenantKey, entries: int) -> Self:
+        """With random keys for a shard of at most `entries` files.
+
+        Raises:
+            UsageError: no tree has so many leaves.
+        """
+        return cls(tenant, os.urandom(ID_BYTES), KeyTree.fresh(entries))
+
+    @property
+    def encryption(self) -> Encryption:
+        """What the shard's header says of its keys."""
+        return Encryption(self.keyring_id, UID_KEY, AES_256_GCM, self.tree.depth)
+
+    def keyring(self, shard: bytes) -> Keyring:
+        """The keyring to store with the shard, whose SHA-256 `shard` is."""
+        of = self.tenant.header
+        header = Header(
+            Kind.KEYRING, of.repository_id, of.tenant, depth=self.tree.depth, keyring_id=self.keyring_id, shard=shard
+        )
+        return Keyring(header, self.tree)
+
+    def seal(
+        self, first: int, names: Names, keyed_uids: Sequence[str], batch: EncodedBatch
+    ) -> tuple[Names, EncodedBatch]:
+        """A batch as `ShardWriter.append_batch` takes it for the ordinals from `first` on: give it that, too.
+
+        Args:
+            first: the ordinal of the first file. A file opens under no other.
+            names: what the files are called; all of it is sealed but the origins.
+            keyed_uids: `TenantKey.keyed_uid` of each, by which the files are sorted.
+            batch: the contents, encoded with `Encoder(..., digest_with=tenant.keyed_digest)`.
+
+        Raises:
+            BadUidError: a uid is none.
+            UsageError: a time out of range, bad metadata, more files than the tree has keys, or names, keyed uids and
+                contents of unequal number.
+        """
+        if not len(names.uids) == len(keyed_uids) == len(names.created_at) == len(names.attributes) == len(batch):
+            raise UsageError(f"{len(names.uids)} uids and {len(keyed_uids)} keyed uids were given for {len(batch)}")
+        leaves = self.tree.leaves(range(first, first + len(batch)))
+        files = FileSealer(self.tenant.header.repository_id, self.keyring_id)
+        sealed = files.seal_many(first, leaves, _plaintexts(names, batch))
+        facts = np.zeros(len(batch), FACTS)
+        facts["size"] = facts["stored_size"] = list(map(len, sealed))
+        facts["crc32"] = list(map(crc32, sealed))
+        facts["digest"] = batch.facts["digest"]
+        nothing = ("", ())
+        hidden = Names(keyed_uids, [0] * len(batch), [nothing] * len(batch), names.origins)
+        return hidden, EncodedBatch(facts, b"".join(sealed))
+
+
+def _plaintexts(names: Names, batch: EncodedBatch) -> list[bytes]:
+    """What is sealed of each file."""
+    facts, stored = batch.facts, batch.stored
+    times = list(map(int, names.created_at))
+    if times and not MIN_TIME <= min(times) <= max(times) <= MAX_TIME:
+        raise UsageError("a time is outside year 1 to 9999")
+    ends = accumulate(facts["stored_size"].tolist(), initial=0)
+    columns = (facts["size"].tolist(), facts["codec"].tolist(), facts["parameter"].tolist())
+    attributes = [_attributes(*each) for each in names.attributes]
+    pack = HEAD.pack
+    return [
+        b"".join((pack(time, size, codec, parameter, len(uid), len(more)), uid, more, stored[begin:end]))
+        for uid, time, more, size, codec, parameter, (begin, end) in zip(
+            encode_uids(names.uids), times, attributes, *columns, pairwise(ends), strict=True
+        )
+    ]
+
+
+class _Unsealed(NamedTuple):
+    """An entry as the shard has it, and what was sealed in it."""
+
+    entry: Entry
+    inside: Inside
+
+
+class ShardOpener:
+    """The files of an encrypted shard, opened. Threads may share it; it holds secrets: keep it no longer than needed.
+
+    Entries that it gives say what an unencrypted shard would (uid, time, size, codec, attributes), but for the place
+    and checksum of the stored bytes, which are those of the sealed file, and `key` and `sha256`, which are keyed.
+
+    Raises:
+        UsageError: the shard is not encrypted.
+        IntegrityError: the keyring or the tenant key are of another repository, or the keyring is too small.
+    """
+
+    def __init__(self, reader: ShardReader, tenant: TenantKey, keyring: Keyring) -> None:
+        if not reader.encrypted:
+            raise UsageError("the shard is not encrypted", todo="Read it without keys.", **reader.source.where)
+        self.reader = reader
+        self.tenant = tenant
+        self.keyring = keyring
+        of = keyring.header
+        ids = {reader.footer.repository_id, of.repository_id, tenant.header.repository_id}
+        if len(ids) > 1 or of.tenant != tenant.header.tenant or reader.entry_count > 1 << keyring.tree.depth:
+            raise self._not_its_keyring()
+        self._files = FileSealer(of.repository_id, of.keyring_id)
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the key of an entry is still there."""
+        return self.keyring.tree.holds(entry.ordinal)
+
+    def find(self, uid: str) -> list[Entry]:
+        """The sealed entries of a uid, by ordinal, as `ShardReader.find`.
+
+        Raises:
+            BadUidError: no uid.
+            FormatError: the group is damaged.
+        """
+        return self.reader.find(self.tenant.keyed_uid(uid))
+
+    def get(self, uid: str) -> bytes | None:
+        """The content of a uid's last entry; None if the shard has no such uid.
+
+        Raises:
+            BadUidError: no uid.
+            VeraError: as `read`.
+        """
+        found = self.find(uid)
+        return self.read(found[-1])[1] if found else None
+
+    def read(self, entry: Entry) -> tuple[Entry, bytes]:
+        """A sealed entry opened, and its content.
+
+        Raises:
+            ErasedError: its key was destroyed.
+            IntegrityError: bytes, keyring, name or digest are not those of the entry.
+        """
+        return self.open(entry, self.reader.read(entry))
+
+    def open(self, entry: Entry, sealed: bytes) -> tuple[Entry, bytes]:
+        """As `read`, where the sealed bytes are at hand.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`.
+        """
+        return next(self.open_many([(entry, sealed)]))
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """Sealed entries opened, in the order of their places. Some 60 MiB are held.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`, for the first of them.
+        """
+        return self.open_many(self.reader.read_many(entries))
+
+    def read_all(self) -> Iterator[tuple[Entry, bytes]]:
+        """All entries opened, by ordinal.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`, for the first of them.
+        """
+        return self.open_many(self.reader.read_all())
+
+    def open_many(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[tuple[Entry, bytes]]:
+        """Sealed entries with their sealed bytes, opened in the order in which they come; neighbours are quickest.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`, for the first of them.
+        """
+        batch: list[_Unsealed] = []
+        size = 0
+        for unsealed in self._unsealed(coming):
+            if batch and size + unsealed.inside.stored.size > _DECODED:
+                yield from self._decoded(batch)
+                batch, size = [], 0
+            batch.append(unsealed)
+            size += unsealed.inside.stored.size
+        yield from self._decoded(batch)
+
+    def _unsealed(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[_Unsealed]:
+        asked: list[int] = []
+        leaves = self.keyring.tree.leaves(iter(asked.pop, None))  # one walk through the tree for all of them
+        for entry, sealed in coming:
+            asked.append(entry.ordinal)
+            try:
+                inside = parse_inside(self._plaintext(entry, next(leaves), sealed))
+                if self.tenant.keyed_uid(inside.uid) != entry.uid:
+                    raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE)
+            except VeraError as error:
+                raise self._named(error, entry) from error
+            yield _Unsealed(entry, inside)
+
+    def _plaintext(self, entry: Entry, leaf: bytes, sealed: bytes) -> bytes:
+        try:
+            return self._files.open(entry.ordinal, leaf, sealed)
+        except IntegrityError:
+            scheme, of = self.reader.header().encryption, self.keyring.header
+            if (scheme.keyring_id, scheme.depth) != (of.keyring_id, of.depth):
+                raise self._not_its_keyring() from None
+            raise
+
+    def _decoded(self, batch: Sequence[_Unsealed]) -> Iterator[tuple[Entry, bytes]]:
+        dictionaries = self.reader.dictionaries()
+        contents: Sequence[bytes | None]
+        try:
+            contents = decode_many([unsealed.inside.stored for unsealed in batch], dictionaries)
+        except FormatError:  # one by one, to name the one
+            contents = [None] * len(batch)
+        for (entry, inside), known in zip(batch, contents, strict=True):
+            try:
+                content = decode(inside.stored, dictionaries) if known is None else known
+                if self.tenant.keyed_digest(content) != entry.sha256:
+                    raise IntegrityError("the content does not match its keyed digest", todo=RESTORE)
+            except VeraError as error:
+                raise self._named(error, entry) from error
+            yield _opened(entry, inside), content
+
+    def _named(self, error: VeraError, entry: Entry) -> VeraError:
+        return named(error, {**self.reader.source.where, "uid": entry.uid, "entry": entry.ordinal})
+
+    def _not_its_keyring(self) -> IntegrityError:
+        return IntegrityError(
+            "the keyring is not that of this shard",
+            todo="Restore this shard's own from a registered copy.",
+            **{**self.reader.source.where, **self.keyring.header.where()},
+        )
+
+
+def _opened(entry: Entry, inside: Inside) -> Entry:
+    stored = inside.stored
+    return entry._replace(
+        uid=inside.uid,
+        created_at=inside.created_at,
+        size=stored.size,
+        codec=stored.codec,
+        parameter=stored.parameter,
+        media_type=inside.media_type,
+        metadata=inside.metadata,
+    )
