@@ -21,8 +21,9 @@ from tests.protocol.repacking import append, copied, erase, live_shards, living,
 from tests.protocol.slots_support import condemn
 from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, Clock, assert_sound
-from vera_core.errors import UnavailableError, UsageError
+from vera_core.errors import RestrictedError, UnavailableError, UsageError
 from vera_core.model import LockMode
+from vera_core.operations import gc
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.gc import GcPlan, GcReport, Sort, Step, execute_gc, plan_gc
 from vera_core.operations.retrieve import Retriever
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from vera_core.operations.repository import Repository
     from vera_core.store.base import ObjectStore
+    from vera_core.store.s3 import S3Store
 
 
 class World:
@@ -331,3 +333,37 @@ def test_collectors_side_by_side(world: World) -> None:
     assert world.versions() == {shard.version_id for shard in live_shards(world.repo())}
     assert living(world.repo()) == before
     assert_sound(world.store, world.spool)
+
+
+def test_a_real_store_deletes_what_is_condemned(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without locks, and without the hour that nobody may shorten: its clock can't be set on."""
+    monkeypatch.setattr(gc, "LEAST_GRACE", timedelta(0))
+    repo = make_repository(s3_store, tmp_path, routing=ONE_SLOT, lock_mode=LockMode.NONE)
+    pack(repo, MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(6)]))
+    erase(repo, "doc/1")
+    before = living(repo)
+    repack(repo)
+    [live] = live_shards(repo)
+    for condemned, deleted in ((1, 0), (0, 1), (0, 0)):
+        report = execute_gc(repo, plan_gc(repo, all_slots(repo), grace=timedelta(0)))
+        assert (report.condemned, report.deleted, report.kept) == (condemned, deleted, ())
+    assert {info.version_id for info in s3_store.list_versions("") if info.key.endswith(".vera")} == {live.version_id}
+    assert living(opened(s3_store, tmp_path)) == before
+    assert_sound(s3_store, tmp_path)
+
+
+def test_a_real_store_refuses_to_delete_what_is_locked(s3_store: S3Store, tmp_path: Path) -> None:
+    """Also where a collector is wrong about it."""
+    repo = make_repository(s3_store, tmp_path, routing=ONE_SLOT)
+    pack(repo, MemorySource([File(f"doc/{number}", b"%d" % number) for number in range(6)]))
+    erase(repo, "doc/1")
+    [old] = live_shards(repo)
+    repack(repo)
+    append(repo, next(iter(all_slots(repo))), condemn(old))
+    [line] = plan_gc(repo, all_slots(repo)).lines
+    assert (line.step, line.why) == (Step.WAIT, "locked")
+    assert line.due == old.lock.until
+    with pytest.raises(RestrictedError):
+        s3_store.delete(old.key, version_id=old.version_id)
