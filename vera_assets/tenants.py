@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from vera_assets.partitions import Naming, check_names, daily
+from vera_core.source.mapping import tenants_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from vera_assets.sources import MigratedSource
     from vera_core.settings import Settings
+    from vera_core.source.mapping import ErasureTable
 
 PREFIX = "vera"
 
@@ -28,7 +30,8 @@ PREFIX = "vera"
 class Tenant:
     """A tenant with the sources that Dagster migrates into it; its days begin with the first of theirs.
 
-    `within`: how soon files must be out of sight after their erasure was asked for.
+    `within`: how soon files must be out of sight after their erasure was asked for; `table`: where requests of this
+    tenant are to be taken from, None where the settings name no such table.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Tenant:
     begin: date
     within: timedelta
     partitions: DailyPartitionsDefinition
+    table: ErasureTable | None = None
 
     @property
     def naming(self) -> Naming:
@@ -56,6 +60,9 @@ def erasing_tenants(settings: Settings, sources: Sequence[MigratedSource]) -> li
     for name, found in by_name.items():
         begin = min(source.begin for source in found)
         within = timedelta(hours=settings.erasure_hours)
-        tenants.append(Tenant(name, tuple(found), begin, within, daily(begin)))
+        table = settings.erasure_table
+        if table is not None and name not in tenants_of(table.tenant):
+            table = None
+        tenants.append(Tenant(name, tuple(found), begin, within, daily(begin), table))
     check_names([*(source.naming for source in sources), *(tenant.naming for tenant in tenants)])
     return tenants

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from vera_core.operations.erasure_reports import ErasureReport
     from vera_core.operations.repository import Repository
+    from vera_core.source.mapping import ErasureTable
 
 FILES_A_DAY = 40
 STORES: dict[str, MemoryStore] = {}
@@ -71,8 +72,11 @@ class Archive:
         return found.execute_in_process(instance=instance, raise_on_error=False, **of(*days), **options)
 
 
-def make_archive(root: Path, *, also: date | None = None, **changes: Any) -> Archive:
-    """Archives two days; `changes` are the repository's config's. `also`: a second source that begins on that day."""
+def make_archive(root: Path, *, also: date | None = None, table: ErasureTable | None = None, **changes: Any) -> Archive:
+    """Archives two days; `changes` are the repository's config's.
+
+    `also`: a second source that begins on that day; `table`: where requests are taken from.
+    """
     store = MemoryStore()
     uri = f"s3://{root.name}-{id(store)}/archive"
     STORES[uri] = store
@@ -84,6 +88,8 @@ def make_archive(root: Path, *, also: date | None = None, **changes: Any) -> Arc
     for day in DAYS[:2]:
         pack(repo, source, day)
     settings = settings_for(root, "not-asked")
+    if table is not None:
+        settings = settings.model_copy(update={"erasure_table": table})
     if also is not None:
         late = replace(settings.sources[SOURCE], begin=also)
         settings = settings.model_copy(update={"sources": {**settings.sources, "late": late}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ from vera_core.operations.proving import WORM_LOCK
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
 from vera_core.slotlog import encode_sidecar
+from vera_core.source.mapping import ErasureTable, Given, TimeColumn, TimeType
 from vera_core.store.base import Condition
 from vera_core.store.marked import put_marked
 
@@ -159,6 +162,36 @@ def test_nothing_is_erased_that_nobody_approved(careful: Archive, instance: Dags
     assert is_erased(careful, uid)
     assert shown(instance, REQUESTS)["erased by this run"] == 1
     assert shown(instance, REQUESTS)["erased days"] == [DAYS[0].isoformat()]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_requests_are_taken_from_a_table_where_they_wait_for_an_approval(
+    tmp_path: Path, instance: DagsterInstance, *, asks: bool
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "asked.sqlite")) as database, database:
+        database.execute("CREATE TABLE asked (no TEXT, document TEXT, day TEXT, at TEXT)")
+        values = (
+            "r-7",
+            "doc0/00001.json",
+            "2026-03-01T00:00:00Z",
+            (datetime.now(UTC) - timedelta(hours=1)).isoformat(),
+        )
+        database.execute("INSERT INTO asked VALUES (?, ?, ?, ?)", values)
+    table = ErasureTable(
+        url=f"sqlite:///{tmp_path}/asked.sqlite", table="asked", id="no", uid="document", reason=Given(value="Art. 17"),
+        created_at=TimeColumn(column="day", type=TimeType.TEXT), requested_by=Given(value="desk"),
+        requested_at=TimeColumn(column="at", type=TimeType.TEXT),
+    )  # fmt: skip
+    archive = make_archive(tmp_path, table=table, erasure_approval=asks)
+    assert archive.run(instance, ERASE).success
+    assert not is_erased(archive, "doc0/00001.json")
+    assert shown(instance, REQUESTS)["requests"] == int(asks)
+    assert ("taken from the table" in shown(instance, REQUESTS)) == asks
+    if asks:
+        approve(opened(archive.store, archive.spool, "officer"), "default", "r-7")
+        assert archive.run(instance, ERASE).success
+        assert is_erased(archive, "doc0/00001.json")
+        assert shown(instance, REQUESTS)["taken from the table"] == 0
 
 
 def test_a_look_tells_of_each_erasure_once(archive: Archive, instance: DagsterInstance) -> None:

@@ -28,7 +28,9 @@ from vera_assets.resources import RepositoryResource
 from vera_assets.tenants import Tenant
 from vera_core.model import format_time, parse_time
 from vera_core.operations.deadlines import RequestLine, RequestsReport, survey_requests
+from vera_core.operations.erasure_imports import import_requests
 from vera_core.operations.erasures import RunReport, run_due
+from vera_core.operations.repository import Repository
 
 LOOKED_AT = "looked at"
 LATELY = "erased lately"
@@ -55,14 +57,29 @@ def erasure_requests_asset(tenant: Tenant) -> AssetsDefinition:
         with translated():
             repo = repository.open()
             run = run_due(repo, tenant.name)
+            taken = _taken(repo, tenant)
             report = survey_requests(repo, tenant.name, tenant.within)
         fresh = _fresh(report.requests, *_last_look(context.instance, spec.key))
-        yield MaterializeResult(asset_key=spec.key, metadata=_metadata(run, report, fresh))
-        if run.findings:
-            told = [f"{finding.key}: {finding.what}. {finding.todo}" for finding in run.findings]
+        metadata = _metadata(run, report, fresh)
+        if taken is not None:
+            metadata["taken from the table"] = MetadataValue.int(len(taken.requests))
+        yield MaterializeResult(asset_key=spec.key, metadata=metadata)
+        findings = [*run.findings, *(taken.findings if taken is not None else ())]
+        if findings:
+            told = [f"{finding.key}: {finding.what}. {finding.todo}" for finding in findings]
             raise Failure("\n".join(told), allow_retries=False)
 
     return erasure_requests
+
+
+def _taken(repo: Repository, tenant: Tenant) -> RunReport | None:
+    """Takes new requests from the table that the settings name, if they wait for an approval then.
+
+    Else taking is executing, on the word of whoever can write into the table: that is for the command line.
+    """
+    if tenant.table is None or not repo.refresh_config().erasure_approval:
+        return None
+    return import_requests(repo, tenant.table, tenant.name)
 
 
 def erased_days(event: AssetMaterialization) -> list[date]:
