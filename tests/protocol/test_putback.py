@@ -12,7 +12,6 @@ from tests.protocol.repacking import copied, erase, live_shards, living, readers
 from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, assert_sound
 from vera_core.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError, UsageError
-from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.putback import put_back
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
@@ -107,7 +106,6 @@ def test_any_request_may_fail_or_be_the_last(tmp_path: Path, action: Action, end
             put_back(opened(FaultyStore(store, rules), tmp_path), world.shard.key, world.copy)
         with suppress(ConflictError):
             put_back(opened(store, tmp_path), world.shard.key, world.copy)
-        execute_doctor(opened(store, tmp_path), plan_doctor(opened(store, tmp_path)))
         world.assert_back(store)
 
 

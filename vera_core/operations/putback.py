@@ -18,6 +18,7 @@ from vera_core.operations.commit import LocalShard, check_committed, roll_forwar
 from vera_core.operations.inspector import inspect_file
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.pace import at_pace
+from vera_core.operations.repack import is_unsealed_repack
 from vera_core.operations.report import Report, figure
 from vera_core.operations.supersede import Replacement, supersede
 from vera_core.store.base import MissingObjectError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
+    from vera_core.slotlog import SlotLog
     from vera_core.slots import ShardRef, SlotState
 
 
@@ -46,7 +48,7 @@ class PutBackReport(Report):
 
 
 def damaged_shard(repo: Repository, key: str) -> tuple[Slot, ShardRef]:
-    """The live shard of that key, which must be damaged.
+    """The live shard of that key, which must be damaged, or have been put back by somebody who did not live to seal it.
 
     Raises:
         UsageError: it is no shard's key in this repository.
@@ -54,12 +56,11 @@ def damaged_shard(repo: Repository, key: str) -> tuple[Slot, ShardRef]:
         ConflictError: the shard is whole.
     """
     slot = _slot_of(repo, key)
-    shard = _live(repo.slot_log(slot).load(), key)
-    if _is_whole(repo, slot, shard):
-        raise ConflictError(
-            "the shard is whole: nothing is to be put back", todo="See `vera verify --deep`.",
-            key=key, version_id=shard.version_id,
-        )  # fmt: skip
+    log = repo.slot_log(slot)
+    state = log.load()
+    shard = _live(state, key)
+    if _is_whole(repo, slot, shard) and not is_unsealed_repack(log, state):
+        raise _whole(shard)
     return slot, shard
 
 
@@ -90,20 +91,30 @@ def put_back(repo: Repository, key: str, path: Path) -> PutBackReport:
     with audited(repo, "repack", subject) as outcome:
         log = repo.slot_log(slot)
         state = roll_forward(repo, log)
-        sealed = state.head.number
-        shard = _live(state, key)
-        _, version_id = upload(repo, state, LocalShard(path, found.sha256, found.size))
-        fresh = replace(shard, version_id=version_id)
-        record = supersede(repo, log, state, Replacement("recovered", [shard], [fresh]))
-        seal(repo, log, state, sealed, own=repo.audit.writer)
         sync_legal_holds(repo, log, state)
-        log.write_sidecar(state, repo.clock.now())
-        outcome |= {"replaced": 1, "shards": [[key, version_id]]}
+        if not _is_whole(repo, slot, _live(state, key)):
+            _replace(repo, log, state, (key, LocalShard(path, found.sha256, found.size)))
+        fresh = _live(state, key)
+        record = state.records[state.named_by[fresh.version_id] - 1]
+        if record.body.get("reason") != "recovered":
+            raise _whole(fresh)
+        outcome |= {"replaced": 1, "shards": [[key, fresh.version_id]]}
     return PutBackReport(
-        slot=str(slot), key=key, damaged_version=shard.version_id, version_id=version_id, sha256=shard.sha256,
-        locked_until=format_time(shard.lock.until), record=record, files=shard.entries, size=shard.size,
-        seconds=time.monotonic() - began,
+        slot=str(slot), key=key, damaged_version=record.body["replaces"][0]["version_id"],
+        version_id=fresh.version_id, sha256=fresh.sha256, locked_until=format_time(fresh.lock.until),
+        record=record.number, files=fresh.entries, size=fresh.size, seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def _replace(repo: Repository, log: SlotLog, state: SlotState, stored: tuple[str, LocalShard]) -> None:
+    """Stores the bytes of the live shard of a key again, and puts them in its place."""
+    sealed = state.head.number
+    old = _live(state, stored[0])
+    _, version_id = upload(repo, state, stored[1])
+    supersede(repo, log, state, Replacement("recovered", [old], [replace(old, version_id=version_id)]))
+    seal(repo, log, state, sealed, own=repo.audit.writer)
+    sync_legal_holds(repo, log, state)
+    log.write_sidecar(state, repo.clock.now())
 
 
 def _slot_of(repo: Repository, key: str) -> Slot:
@@ -124,6 +135,13 @@ def _live(state: SlotState, key: str) -> ShardRef:
             todo="See which shards count: vera ls, vera verify.", key=key, slot=state.slot,
         )  # fmt: skip
     return shard
+
+
+def _whole(shard: ShardRef) -> ConflictError:
+    return ConflictError(
+        "the shard is whole: nothing is to be put back", todo="See `vera verify --deep`.",
+        key=shard.key, version_id=shard.version_id,
+    )  # fmt: skip
 
 
 def _is_whole(repo: Repository, slot: Slot, shard: ShardRef) -> bool:
