@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import zstandard
@@ -74,7 +75,7 @@ def decompressor() -> zstandard.ZstdDecompressor:
     return zstandard.ZstdDecompressor()
 
 
-class Library:
+class Library(ABC):
     """What peers that are libraries of this process have in common; their keys are uids."""
 
     outside = False
@@ -91,9 +92,9 @@ class Library:
         """See `Peer`."""
         return item.uid
 
+    @abstractmethod
     def open(self, target: Path) -> AbstractContextManager[Read]:
         """See `Peer`."""
-        raise NotImplementedError
 
     def open_warm(self, target: Path, *, digests: bool) -> AbstractContextManager[Read]:  # noqa: ARG002 - VERA has some
         """See `Peer`."""

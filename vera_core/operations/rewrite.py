@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 """Of replacing shards of a slot: each that is lost was outrun by another writer."""
-TODO = "Run `vera verify --deep`, and repair it (docs/damaged-shards.md) before this slot is repacked."
+_REPAIR_FIRST = "Run `vera verify --deep`, and repair it (docs/damaged-shards.md) before this slot is repacked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +190,11 @@ class _Bundle:
         try:
             repo.store.download(shard.key, path, version_id=shard.version_id)
         except MissingObjectError as error:
-            raise IntegrityError("a committed shard is gone from the store", todo=TODO, **where) from error
+            raise IntegrityError("a committed shard is gone from the store", todo=_REPAIR_FIRST, **where) from error
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != shard.sha256:
-            raise IntegrityError("a shard's bytes are not the ones that were committed", todo=TODO, **where)
+            raise IntegrityError("a shard's bytes are not the ones that were committed", todo=_REPAIR_FIRST, **where)
         source = FileSource(path)
         source.where = where
         return source
