@@ -85,7 +85,7 @@ class Library(ABC):
         """See `Peer`."""
         return ""
 
-    def prepare(self, corpus: Corpus) -> None:
+    def prepare(self, corpus: Corpus) -> None:  # noqa: B027 - most have nothing to prepare
         """See `Peer`."""
 
     def key(self, corpus: Corpus, item: Item) -> str | bytes:  # noqa: ARG002 - others need it
