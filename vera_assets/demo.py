@@ -8,6 +8,7 @@ and no process outlives this one.
 from __future__ import annotations
 
 import random
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Narrator:
 
     def command(self, world: World, *arguments: str) -> None:
         """Runs a `vera` command, and shows it with what it printed."""
-        self.lines(f"$ vera {' '.join(arguments)}")
+        self.lines(f"$ vera {shlex.join(arguments)}")
         self.lines(*(f"  {line}" for line in world.vera(*arguments).rstrip().splitlines()))
 
 

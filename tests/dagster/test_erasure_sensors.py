@@ -8,7 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from dagster import DagsterRunStatus, RunRequest, SensorResult, build_run_status_sensor_context, build_sensor_context
+from dagster import (
+    AssetMaterialization,
+    DagsterRunStatus,
+    RunRequest,
+    SensorResult,
+    build_run_status_sensor_context,
+    build_sensor_context,
+)
 from dagster._core.test_utils import create_run_for_test
 
 from tests.dagster.erasing import Archive, key, make_archive, materialized
@@ -85,6 +92,18 @@ def test_days_with_new_tombstones_are_requested_once(archive: Archive, instance:
     assert [item.partition_key for item in requested(third)] == ["2026-03-01"]
     assert requested(third)[0].run_key != request.run_key
     assert tick(archive, instance, None).run_requests == third.run_requests, "a cleared cursor finds the same"
+
+
+def test_an_event_that_a_person_reported_by_hand_stops_nothing(archive: Archive, instance: DagsterInstance) -> None:
+    archive.request("one", *archive.uids(DAYS[0], 1))
+    instance.report_runless_asset_event(AssetMaterialization(key("erasure_requests")))
+    instance.report_runless_asset_event(AssetMaterialization(key("repacked_shards"), partition="2026-03-01"))
+    assert requested(tick(archive, instance)) == []
+    assert archive.run(instance, ERASE).success
+    result = tick(archive, instance)
+    assert [item.partition_key for item in requested(result)] == ["2026-03-01"]
+    instance.report_runless_asset_event(AssetMaterialization(key("repacked_shards"), partition="2026-03-01"))
+    assert json.loads(tick(archive, instance, result.cursor).cursor or "")["waiting"], "nobody has looked yet"
 
 
 def test_several_days_are_one_run(archive: Archive, instance: DagsterInstance) -> None:

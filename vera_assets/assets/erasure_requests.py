@@ -83,8 +83,11 @@ def _taken(repo: Repository, tenant: Tenant) -> RunReport | None:
 
 
 def erased_days(event: AssetMaterialization) -> list[date]:
-    """The days in which files were erased, by whomever, between the look before and the one that `event` tells of."""
-    days = event.metadata[ERASED_DAYS].value
+    """The days in which files were erased, by whomever, between the look before and the one that `event` tells of.
+
+    None where a person reported the event by hand.
+    """
+    days = _value(event, ERASED_DAYS)
     return [date.fromisoformat(day) for day in days] if isinstance(days, list) else []
 
 
@@ -92,10 +95,14 @@ def _last_look(instance: DagsterInstance, key: AssetKey) -> tuple[datetime | Non
     """When Dagster looked for the last time, and which requests had erased something shortly before, and when."""
     entry = instance.get_latest_materialization_event(key)
     event = None if entry is None else entry.asset_materialization
-    if event is None:
+    looked_at, lately = (None, None) if event is None else (_value(event, LOOKED_AT), _value(event, LATELY))
+    if not isinstance(looked_at, str) or not isinstance(lately, dict):
         return None, {}
-    lately = event.metadata[LATELY].value
-    return parse_time(str(event.metadata[LOOKED_AT].value)), lately if isinstance(lately, dict) else {}
+    return parse_time(looked_at), lately
+
+
+def _value(event: AssetMaterialization, name: str) -> object:
+    return event.metadata[name].value if name in event.metadata else None
 
 
 def _fresh(lines: Iterable[RequestLine], since: datetime | None, known: Mapping[str, str]) -> list[RequestLine]:

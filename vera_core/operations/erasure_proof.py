@@ -77,8 +77,7 @@ def prove_erased(repo: Repository, tenant: str, day: date, *, sample: int = SAMP
             # Nobody reads anything of such a slot; but nothing is proved either.
             unreadable.take(1, [_nameless(error)])
             continue
-        # Once more: an erasure that runs at this moment is no trouble.
-        sidecars.take(1, sidecar_trouble(log, state) and sidecar_trouble(log, log.load()))
+        sidecars.take(1, sidecar_trouble(log, state))
         erased += [_Erased(slot, uid, origin) for uid, origins in tombstones(state).items() for origin in origins]
     tried = random.sample(erased, min(sample, len(erased)))
     _try(repo, tenant, tried, unreadable)
