@@ -6,14 +6,15 @@ What a request is about, and what its records mean, is for erasures.py and dispo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from vera_core.errors import IntegrityError, NotFoundError
+from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError
+from vera_core.slots import MALFORMED
 from vera_core.store.chain import ChainedLog, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from vera_core.keyspace import Keyspace
@@ -22,26 +23,98 @@ if TYPE_CHECKING:
     from vera_core.store.chain import LogOptions, Record
 
 
-class Request(Protocol):
-    """What every request says of itself."""
+def same_person(one: str, other: str) -> bool:
+    """Whether two actors' names are those of one person: case and spaces around them don't matter."""
+    return one.strip().casefold() == other.strip().casefold()
 
-    @property
-    def tenant(self) -> str:
-        """Whose it is."""
-        ...
 
-    @property
-    def id(self) -> str:
-        """Its id among the tenant's."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What every request says of itself as of its last record.
+
+    `approver` and `decliner` are "" as long as nobody was.
+    """
+
+    tenant: str
+    id: str
+    reason: str
+    requester: str
+    approver: str = field(default="", kw_only=True)
+    decliner: str = field(default="", kw_only=True)
+
+    def is_party(self, who: str) -> bool:
+        """Whether `who` asked for it, and so can't approve it; case and spaces don't matter."""
+        return same_person(who, self.requester)
 
 
 R = TypeVar("R", bound=Request)
 
 
-def same_person(one: str, other: str) -> bool:
-    """Whether two actors' names are those of one person: case and spaces around them don't matter."""
-    return one.strip().casefold() == other.strip().casefold()
+def apply_approve(before: R | None, record: Record) -> R:
+    """The request after an `approve` record, which counts for nothing if it is of a party, or comes too late."""
+    assert before is not None
+    who = record.body["actor"]
+    if before.is_party(who) or before.decliner or before.approver:
+        return before
+    return replace(before, approver=who)
+
+
+def apply_decline(before: R | None, record: Record) -> R:
+    """The request after a `decline` record.
+
+    Raises:
+        TypeError: it does not say who and why.
+    """
+    assert before is not None
+    reason, who = record.body["reason"], record.body["actor"]
+    if not isinstance(reason, str) or not isinstance(who, str):
+        raise TypeError("a decline says who and why")
+    return replace(before, decliner=before.decliner or who)
+
+
+def checked_place(place: Any, among: Sequence[object], what: str) -> int:
+    """The place, as a record says it, of one of the request's `what`.
+
+    Raises:
+        ValueError: there is none at it.
+    """
+    if not isinstance(place, int) or not 0 <= place < len(among):
+        raise ValueError(f"{place!r} is none of the request's {what}")
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class Folding(Generic[R]):
+    """What each type of record does to a request, and what is said of a record that can't be understood.
+
+    `of` is what it is a record of, `unexpected` what is said of its type, `todo` the next step where it is damaged.
+    """
+
+    handlers: Mapping[str, Callable[[R | None, Record], R]]
+    of: str
+    unexpected: str
+    todo: str
+
+    def __call__(self, before: R | None, record: Record) -> R:
+        """The request after `record`.
+
+        Raises:
+            IncompatibleError: an unknown record type.
+            IntegrityError: the record can't be understood.
+        """
+        handler = self.handlers.get(record.type)
+        if handler is None or (before is None) != (record.type == "request"):
+            raise IncompatibleError(
+                f"record {record.number} of {self.of} is of type {record.type!r}, {self.unexpected}",
+                todo="Use a newer VERA.",
+            )
+        try:
+            return handler(before, record)
+        except MALFORMED as error:
+            raise IntegrityError(
+                f"record {record.number} of {self.of} can't be understood: {error!r}",
+                todo=self.todo, version_id=record.version_id,
+            ) from error  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -71,7 +144,7 @@ class DecisionLog(ABC, Generic[R]):
 
     @abstractmethod
     def fold(self, before: R | None, record: Record) -> R:
-        """The request after `record`."""
+        """The request after `record`: see `Folding`."""
 
     def load(self) -> R | None:
         """The request from its whole log; None where there is none of that id.

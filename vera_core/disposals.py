@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vera_core.decisions import DecisionLog, same_person
-from vera_core.errors import IncompatibleError, IntegrityError, UsageError
+from vera_core.decisions import DecisionLog, Folding, Request, apply_approve, apply_decline, checked_place
+from vera_core.errors import UsageError
 from vera_core.model import check_name, format_time, parse_time
-from vera_core.slots import MALFORMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,20 +53,13 @@ class EndedShard:
 
 
 @dataclass(frozen=True, slots=True)
-class Disposal:
+class Disposal(Request):
     """A request as of its last record. Shards are named by their place in `shards`.
 
-    `approver` and `decliner` are "" as long as nobody was. A shard is in `disposed`, or in `kept` with the reason, once
-    it was tried; else it is still open.
+    A shard is in `disposed`, or in `kept` with the reason, once it was tried; else it is still open.
     """
 
-    tenant: str
-    id: str
-    reason: str
-    requester: str
     shards: tuple[EndedShard, ...]
-    approver: str = ""
-    decliner: str = ""
     disposed: frozenset[int] = frozenset()
     kept: Mapping[int, str] = field(default_factory=dict)
     finished: datetime | None = None
@@ -108,44 +100,29 @@ def _apply_request(_before: Disposal | None, record: Record) -> Disposal:
     )
 
 
-def _apply_approve(before: Disposal | None, record: Record) -> Disposal:
-    assert before is not None
-    who = record.body["actor"]
-    if same_person(who, before.requester) or before.decliner or before.approver:
-        # Nobody approves what they asked for themselves.
-        return before
-    return replace(before, approver=who)
-
-
-def _apply_decline(before: Disposal | None, record: Record) -> Disposal:
-    assert before is not None
-    reason, who = record.body["reason"], record.body["actor"]
-    if not isinstance(reason, str) or not isinstance(who, str):
-        raise TypeError("a decline says who and why")
-    return replace(before, decliner=before.decliner or who)
-
-
 def _apply_done(before: Disposal | None, record: Record) -> Disposal:
     assert before is not None
-    disposed = before.disposed | {_place(before, at) for at in record.body["disposed"]}
-    kept = {_place(before, item["shard"]): str(item["why"]) for item in record.body["kept"]}
+    disposed = before.disposed | {checked_place(at, before.shards, "shards") for at in record.body["disposed"]}
+    kept = {checked_place(item["shard"], before.shards, "shards"): str(item["why"]) for item in record.body["kept"]}
     left = {at: why for at, why in {**before.kept, **kept}.items() if at not in disposed}
     return replace(before, disposed=disposed, kept=left, finished=parse_time(record.body["time"]))
 
 
-def _place(disposal: Disposal, place: Any) -> int:
-    if not isinstance(place, int) or not 0 <= place < len(disposal.shards):
-        raise ValueError(f"{place!r} is none of the request's shards")
-    return place
-
-
 HANDLERS: dict[str, Callable[[Disposal | None, Record], Disposal]] = {
     "request": _apply_request,
-    "approve": _apply_approve,
-    "decline": _apply_decline,
+    "approve": apply_approve,
+    "decline": apply_decline,
     "done": _apply_done,
 }
 """Which types of record there are, and what each does."""
+
+
+fold = Folding(
+    HANDLERS,
+    of="a disposal",
+    unexpected="which this VERA does not expect",
+    todo="Nothing is disposed of by it. Compare the record with a replica, or make a new request.",
+)
 
 
 class DisposalLog(DecisionLog[Disposal]):
@@ -163,23 +140,5 @@ class DisposalLog(DecisionLog[Disposal]):
         return self.keys.disposal(self.tenant, self.id, number)
 
     def fold(self, before: Disposal | None, record: Record) -> Disposal:
-        """The request after `record`.
-
-        Raises:
-            IncompatibleError: an unknown record type.
-            IntegrityError: the record can't be understood.
-        """
-        handler = HANDLERS.get(record.type)
-        if handler is None or (before is None) != (record.type == "request"):
-            raise IncompatibleError(
-                f"record {record.number} of a disposal is of type {record.type!r}, which this VERA does not expect",
-                todo="Use a newer VERA.",
-            )
-        try:
-            return handler(before, record)
-        except MALFORMED as error:
-            raise IntegrityError(
-                f"record {record.number} of a disposal can't be understood: {error!r}",
-                todo="Nothing is disposed of by it. Compare the record with a replica, or make a new request.",
-                version_id=record.version_id,
-            ) from error
+        """See `DecisionLog.fold`."""
+        return fold(before, record)

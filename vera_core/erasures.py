@@ -11,10 +11,17 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from vera_core.decisions import DecisionLog, same_person
-from vera_core.errors import IncompatibleError, IntegrityError, UsageError
+from vera_core.decisions import (
+    DecisionLog,
+    Folding,
+    Request,
+    apply_approve,
+    apply_decline,
+    checked_place,
+    same_person,
+)
+from vera_core.errors import UsageError
 from vera_core.model import check_name, check_uid, format_time, parse_time
-from vera_core.slots import MALFORMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,24 +66,17 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class ErasureRequest:
+class ErasureRequest(Request):
     """A request as of its last record. Files are named by their place in `targets`.
 
     `requester` asked for it, `recorder` stored it here, mostly the same person; `received` is when the person asked,
-    from which the law's month counts; `approver` and `decliner` are "" as long as nobody was. A file is in `erased`,
-    `missing` (not found) or `refused` once it was tried; else it is still open. `last_erased` is when it was said for
-    the last time that files are erased.
+    from which the law's month counts. A file is in `erased`, `missing` (not found) or `refused` once it was tried; else
+    it is still open. `last_erased` is when it was said for the last time that files are erased.
     """
 
-    tenant: str
-    id: str
-    reason: str
-    requester: str
     recorder: str
     received: datetime
     targets: tuple[Target, ...]
-    approver: str = ""
-    decliner: str = ""
     erased: frozenset[int] = frozenset()
     missing: frozenset[int] = frozenset()
     refused: Mapping[int, Refusal] = field(default_factory=dict)
@@ -160,35 +160,20 @@ def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureReq
     )
 
 
-def _apply_approve(before: ErasureRequest | None, record: Record) -> ErasureRequest:
-    assert before is not None
-    who = record.body["actor"]
-    if before.is_party(who) or before.decliner or before.approver:
-        return before
-    return replace(before, approver=who)
-
-
-def _apply_decline(before: ErasureRequest | None, record: Record) -> ErasureRequest:
-    assert before is not None
-    reason, who = record.body["reason"], record.body["actor"]
-    if not isinstance(reason, str) or not isinstance(who, str):
-        raise TypeError("a decline says who and why")
-    return replace(before, decliner=before.decliner or who)
-
-
 def _apply_refuse(before: ErasureRequest | None, record: Record) -> ErasureRequest:
     assert before is not None
     refused = dict(before.refused)
     for item in record.body["refusals"]:
-        refused[_place(before, item["target"])] = Refusal.from_json(item)
+        refused[checked_place(item["target"], before.targets, "files")] = Refusal.from_json(item)
     return replace(before, refused=refused)
 
 
 def _apply_done(before: ErasureRequest | None, record: Record) -> ErasureRequest:
     assert before is not None
     body = record.body
-    erased = before.erased | {_place(before, place) for place in body["erased"]}
-    missing = (before.missing | {_place(before, place) for place in body["missing"]}) - erased
+    erased = before.erased | {checked_place(place, before.targets, "files") for place in body["erased"]}
+    missing = before.missing | {checked_place(place, before.targets, "files") for place in body["missing"]}
+    missing -= erased
     ends = [] if body["hidden_until"] is None else [parse_time(body["hidden_until"])]
     if before.hidden_until is not None:
         ends.append(before.hidden_until)
@@ -203,44 +188,22 @@ def _apply_done(before: ErasureRequest | None, record: Record) -> ErasureRequest
     return replace(after, finished=parse_time(body["time"])) if not after.open else after
 
 
-def _place(request: ErasureRequest, place: Any) -> int:
-    if not isinstance(place, int) or not 0 <= place < len(request.targets):
-        raise ValueError(f"{place!r} is none of the request's files")
-    return place
-
-
 HANDLERS: dict[str, Callable[[ErasureRequest | None, Record], ErasureRequest]] = {
     "request": _apply_request,
-    "approve": _apply_approve,
-    "decline": _apply_decline,
+    "approve": apply_approve,
+    "decline": apply_decline,
     "refuse": _apply_refuse,
     "done": _apply_done,
 }
 """Which types of record there are, and what each does."""
 
 
-def fold(before: ErasureRequest | None, record: Record) -> ErasureRequest:
-    """The request after `record`.
-
-    Raises:
-        IncompatibleError: an unknown record type.
-        IntegrityError: the record can't be understood.
-    """
-    handler = HANDLERS.get(record.type)
-    if handler is None or (before is None) != (record.type == "request"):
-        raise IncompatibleError(
-            f"record {record.number} of an erasure request is of type {record.type!r}, which this VERA does not "
-            "expect there",
-            todo="Use a newer VERA.",
-        )
-    try:
-        return handler(before, record)
-    except MALFORMED as error:
-        raise IntegrityError(
-            f"record {record.number} of an erasure request can't be understood: {error!r}",
-            todo="Nothing is erased by it. Compare the record with a replica of the bucket, or make a new request.",
-            version_id=record.version_id,
-        ) from error
+fold = Folding(
+    HANDLERS,
+    of="an erasure request",
+    unexpected="which this VERA does not expect there",
+    todo="Nothing is erased by it. Compare the record with a replica of the bucket, or make a new request.",
+)
 
 
 class RequestLog(DecisionLog[ErasureRequest]):
@@ -258,5 +221,5 @@ class RequestLog(DecisionLog[ErasureRequest]):
         return self.keys.request(self.tenant, self.id, number)
 
     def fold(self, before: ErasureRequest | None, record: Record) -> ErasureRequest:
-        """See `fold`."""
+        """See `DecisionLog.fold`."""
         return fold(before, record)
