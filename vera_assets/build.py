@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagster import Definitions, PreviewWarning, in_process_executor
 
+from vera_assets.assets.erased_inventory import erased_inventory_asset
 from vera_assets.assets.erasure_requests import erasure_requests_asset
 from vera_assets.assets.inventory import inventory_asset
 from vera_assets.assets.repacked import repacked_asset
@@ -145,7 +146,12 @@ def _migration(source: MigratedSource) -> _Part:
 def _erasure(tenant: Tenant) -> _Part:
     erase, deadlines, repack = erase_job(tenant), deadlines_job(tenant, DEADLINES), repack_job(tenant)
     return _Part(
-        assets=[erasure_requests_asset(tenant), tombstones_asset(tenant), repacked_asset(tenant)],
+        assets=[
+            erasure_requests_asset(tenant),
+            tombstones_asset(tenant),
+            repacked_asset(tenant),
+            erased_inventory_asset(tenant),
+        ],
         jobs=[erase, deadlines, repack],
         checks=[deadlines_check(tenant), tombstones_checks(tenant), repacked_checks(tenant)],
         sensors=[tombstone_sensor(tenant, repack)],

@@ -11,7 +11,7 @@ from dagster import AssetCheckKey, AssetSelection, define_asset_job, in_process_
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from vera_assets.assets.scrub import SCRUB_KEY
-from vera_assets.assets.spec import ERASURE_REQUESTS, REPACKED, REPOSITORY_GROUP, TOMBSTONES
+from vera_assets.assets.spec import ERASURE_REQUESTS, INVENTORY, REPACKED, REPOSITORY_GROUP, TOMBSTONES
 from vera_assets.assets.upkeep import DOCTOR_KEY, GARBAGE_KEY
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def deadlines_job(tenant: Tenant, check: str) -> Job:
 
 
 def repack_job(tenant: Tenant) -> Job:
-    """Counts what is erased of days, proves that it is out of sight, and repacks where it is much."""
+    """Counts what is erased of days, proves that it is out of sight, repacks where it is much, and catalogues anew."""
     return define_asset_job(
         tenant.naming.name("repack"),
-        selection=AssetSelection.assets(tenant.naming.key(TOMBSTONES), tenant.naming.key(REPACKED)),
+        selection=AssetSelection.assets(*(tenant.naming.key(name) for name in (TOMBSTONES, REPACKED, INVENTORY))),
         description="Proves that what was erased of days is out of sight, and leaves it behind where it is much.",
         tags={TENANT_TAG: tenant.name, REASON_TAG: TOMBSTONES_REASON},
         executor_def=in_process_executor,

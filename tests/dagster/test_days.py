@@ -204,6 +204,11 @@ def test_an_erasure_of_an_archived_day(world: World, instance: DagsterInstance) 
     assert repacked.asset_materialization is not None
     assert repacked.asset_materialization.metadata["erased files left behind"].value == FILES_A_DAY // 2
 
+    listed = instance.fetch_materializations(AssetKey(["vera", "default", "inventory"]), limit=1).records[0]
+    assert listed.asset_materialization is not None
+    assert listed.asset_materialization.metadata["files"].value == FILES_A_DAY - FILES_A_DAY // 2
+    assert len(list(world.store.list_versions("archive/t/default/inventory/"))) == 2, "a file for each slot"
+
     # The day as it was migrated still verifies, and nothing that was erased comes back with it.
     assert world.run(instance, DAYS[0]).success
     assert shown(instance, INVENTORY)["files"] == FILES_A_DAY - FILES_A_DAY // 2

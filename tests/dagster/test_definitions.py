@@ -139,6 +139,7 @@ def test_what_an_auditor_follows_of_an_erasure(defs: Definitions) -> None:
     assert graph.get(requests).partitions_def is None
     assert graph.get(tombstones).parent_keys == {requests, AssetKey([SOURCE, "shards"])}
     assert graph.get(repacked).parent_keys == {tombstones}
+    assert graph.get(AssetKey(["vera", "default", "inventory"])).parent_keys == {repacked}
     for key in (tombstones, repacked):
         node = graph.get(key)
         assert node.partitions_def is not None

@@ -137,6 +137,8 @@ def test_a_day_before_another_source_of_the_tenant_begins(tmp_path: Path, instan
     assert archive.run(instance, REPACK, DAYS[0]).success
     assert archive.run(instance, REPACK, *DAYS[:2]).success
     assert shown(instance, TOMBSTONES, DAYS[0])["erased files"] == 1
+    days = {info.key.split("date=")[1][:8] for info in archive.store.list_versions("archive/t/default/inventory/")}
+    assert days == {"20260301"}, "of a day without erasures no catalogue is written"
 
 
 def test_a_day_again_changes_nothing(archive: Archive, instance: DagsterInstance) -> None:

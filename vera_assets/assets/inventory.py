@@ -73,10 +73,11 @@ def _catalogue(migration: Migration, day: date) -> DayResult:
     packed = packed_window(migration.repo, record.window)
     routed = {parse_day(line.slot.split("/")[1]) for line in packed.shards}
     reports = {each: write_inventory(migration.repo, tenant, each) for each in sorted(routed | {day})}
-    return DayResult(packed.manifest, _metadata(reports[day], day))
+    return DayResult(packed.manifest, inventory_metadata(reports[day], day))
 
 
-def _metadata(report: InventoryReport, day: date) -> dict[str, MetadataValue[Any]]:
+def inventory_metadata(report: InventoryReport, day: date) -> dict[str, MetadataValue[Any]]:
+    """What a day's catalogue lists, and what the day takes in the bucket, as metadata."""
     return {
         **numbers(report),
         "prices": MetadataValue.text(f"{S3_STANDARD_IA.name}, {S3_STANDARD_IA.dated}"),
