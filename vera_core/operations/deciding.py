@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vera_core.decisions import Request
-from vera_core.errors import ConflictError
+from vera_core.errors import ConflictError, RestrictedError
 from vera_core.model import Lock
 from vera_core.operations.slotwise import ATTEMPTS
 from vera_core.store.chain import LostAppendError
@@ -51,6 +51,36 @@ def store_decision(repo: Repository, log: DecisionLog[R], decide: Callable[[R], 
         else:
             return log.request
     raise ConflictError(f"other writers came first {ATTEMPTS} times", todo="Run it again.", request=log.id)
+
+
+def check_not_declined(request: Request) -> None:
+    """Raises RestrictedError where somebody declined the request: nothing is done by it any more."""
+    if request.decliner:
+        raise RestrictedError(
+            f"the request was declined by {request.decliner}", todo="Make a new one if that was wrong.",
+            request=request.id, tenant=request.tenant,
+        )  # fmt: skip
+
+
+def approving(request: Request, who: str, *, party: str) -> dict[str, Any] | None:
+    """The record by which `who` approves the request; None where somebody did. `party` says what parties had to do.
+
+    Raises:
+        RestrictedError: `who` is a party, or it was declined.
+    """
+    check_not_declined(request)
+    if request.is_party(who):
+        raise RestrictedError(
+            f"{who} {party}, and so can't approve it",
+            todo="Somebody else must: each works under a name of their own (`actor` in the settings).",
+            request=request.id, tenant=request.tenant,
+        )  # fmt: skip
+    return None if request.approver else {"type": "approve"}
+
+
+def declining(request: Request, reason: str) -> dict[str, Any] | None:
+    """The record that declines the request; None where somebody did."""
+    return None if request.decliner else {"type": "decline", "reason": reason}
 
 
 def _append(repo: Repository, log: DecisionLog[R], body: Mapping[str, Any]) -> None:

@@ -12,12 +12,11 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vera_core.decisions import same_person
 from vera_core.disposals import Disposal, DisposalLog, EndedShard, disposal_body
-from vera_core.errors import ConflictError, RestrictedError, UsageError
+from vera_core.errors import ConflictError, UsageError
 from vera_core.keyspace import KeyKind, number_text
 from vera_core.operations.audited import audited
-from vera_core.operations.deciding import store_decision, store_request
+from vera_core.operations.deciding import approving, check_not_declined, declining, store_decision, store_request
 from vera_core.operations.ended import dispose_in, ended_shards
 from vera_core.operations.erasure_reports import Stage
 from vera_core.operations.report import Report, figure
@@ -151,18 +150,8 @@ def approve_disposal(repo: Repository, tenant: str, request_id: str) -> Disposal
         RestrictedError: who approves asked for it, or it was declined.
     """
     who = repo.workplace.actor
-
-    def body(request: Disposal) -> dict[str, Any] | None:
-        _check_not_declined(request)
-        if same_person(who, request.requester):
-            raise RestrictedError(
-                f"{who} asked for this disposal, and so can't approve it",
-                todo="Somebody else must: each works under a name of their own (`actor` in the settings).",
-                request=request.id, tenant=tenant,
-            )  # fmt: skip
-        return None if request.approver else {"type": "approve"}
-
-    return _said(repo, "approve", disposal_log(repo, tenant, request_id), body)
+    log = disposal_log(repo, tenant, request_id)
+    return _said(repo, "approve", log, lambda request: approving(request, who, party="asked for this disposal"))
 
 
 def decline_disposal(repo: Repository, tenant: str, request_id: str, reason: str) -> DisposalReport:
@@ -175,10 +164,8 @@ def decline_disposal(repo: Repository, tenant: str, request_id: str, reason: str
     if not reason.strip():
         raise UsageError("a decline needs a reason", todo="Give one with --reason.")
 
-    def body(request: Disposal) -> dict[str, Any] | None:
-        return None if request.decliner else {"type": "decline", "reason": reason}
-
-    return _said(repo, "decline", disposal_log(repo, tenant, request_id), body)
+    log = disposal_log(repo, tenant, request_id)
+    return _said(repo, "decline", log, lambda request: declining(request, reason))
 
 
 def show_disposal(repo: Repository, tenant: str, request_id: str) -> DisposalReport:
@@ -244,7 +231,7 @@ def _drafted(repo: Repository, draft: DisposalDraft, shards: Sequence[EndedShard
 def _run(repo: Repository, log: DisposalLog) -> DisposalReport:
     request = log.request
     assert request is not None
-    _check_not_declined(request)
+    check_not_declined(request)
     if not request.open or _stage(repo, request) is Stage.WAITING:
         return _report_of(repo, request)
     with audited(repo, "dispose", _subject(request)) as outcome:
@@ -284,14 +271,6 @@ def _said(
     with audited(repo, operation, {"tenant": log.tenant, "disposal": log.id}):
         said = store_decision(repo, log, body)
     return _report_of(repo, said)
-
-
-def _check_not_declined(request: Disposal) -> None:
-    if request.decliner:
-        raise RestrictedError(
-            f"the request was declined by {request.decliner}", todo="Make a new one if that was wrong.",
-            request=request.id, tenant=request.tenant,
-        )  # fmt: skip
 
 
 def _stage(repo: Repository, request: Disposal) -> Stage:

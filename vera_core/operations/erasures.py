@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vera_core.erasures import ErasureRequest, request_body
-from vera_core.errors import ConflictError, RestrictedError, UsageError, VeraError
+from vera_core.errors import ConflictError, UsageError, VeraError
 from vera_core.model import format_time
 from vera_core.operations.audited import audited
-from vera_core.operations.deciding import store_decision, store_request
+from vera_core.operations.deciding import approving, check_not_declined, declining, store_decision, store_request
 from vera_core.operations.erase import FileErasure, Order, Outcome, erase, plan_erasure
 from vera_core.operations.erasure_reports import (
     ErasureReport,
@@ -149,19 +149,9 @@ def approve(repo: Repository, tenant: str, request_id: str) -> ErasureReport:
         NotFoundError: there is no such request.
         RestrictedError: who approves asked for it, or it was declined.
     """
-    who = repo.workplace.actor
-
-    def body(request: ErasureRequest) -> dict[str, Any] | None:
-        _check_not_declined(request)
-        if request.is_party(who):
-            raise RestrictedError(
-                f"{who} asked for this erasure or brought it here, and so can't approve it",
-                todo="Somebody else must: each works under a name of their own (`actor` in the settings).",
-                request=request.id, tenant=tenant,
-            )  # fmt: skip
-        return None if request.approver else {"type": "approve", "actor": who}
-
-    return _said(repo, "approve", request_log(repo, tenant, request_id), body)
+    who, party = repo.workplace.actor, "asked for this erasure or brought it here"
+    log = request_log(repo, tenant, request_id)
+    return _said(repo, "approve", log, lambda request: approving(request, who, party=party))
 
 
 def decline(repo: Repository, tenant: str, request_id: str, reason: str) -> ErasureReport:
@@ -174,12 +164,8 @@ def decline(repo: Repository, tenant: str, request_id: str, reason: str) -> Eras
     if not reason.strip():
         raise UsageError("a decline needs a reason: the person has a right to it", todo="Give one with --reason.")
 
-    def body(request: ErasureRequest) -> dict[str, Any] | None:
-        if request.decliner:
-            return None
-        return {"type": "decline", "actor": repo.workplace.actor, "reason": reason}
-
-    return _said(repo, "decline", request_log(repo, tenant, request_id), body)
+    log = request_log(repo, tenant, request_id)
+    return _said(repo, "decline", log, lambda request: declining(request, reason))
 
 
 def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
@@ -216,7 +202,7 @@ def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
 def _execute(repo: Repository, log: RequestLog, progress: Callable[[int], None] | None) -> ErasureReport:
     request = log.request
     assert request is not None
-    _check_not_declined(request)
+    check_not_declined(request)
     if stage_of(repo, request) is Stage.WAITING:
         return report_of(repo, request)
     files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
@@ -268,14 +254,6 @@ def _said(
     with audited(repo, operation, {"tenant": log.tenant, "request": log.id}):
         said = store_decision(repo, log, body)
     return replace(report_of(repo, said), seconds=time.monotonic() - began)
-
-
-def _check_not_declined(request: ErasureRequest) -> None:
-    if request.decliner:
-        raise RestrictedError(
-            f"the request was declined by {request.decliner}", todo="Make a new one if that was wrong.",
-            request=request.id, tenant=request.tenant,
-        )  # fmt: skip
 
 
 def _order(request: ErasureRequest, places: Sequence[int]) -> Order:
