@@ -10,7 +10,10 @@ from vera_core.errors import UsageError
 from vera_core.operations.report import size_text
 
 if TYPE_CHECKING:
-    from vera_core.operations.repack import RepackReport
+    from collections.abc import Sequence
+
+    from vera_core.operations.optimize import OptimizePlan
+    from vera_core.operations.repack import RepackPlan, RepackReport
 
 
 def days_of(day: str | None, first: str | None, last: str | None) -> Days:
@@ -25,6 +28,16 @@ def days_of(day: str | None, first: str | None, last: str | None) -> Days:
     if first is not None or last is not None:
         raise UsageError("--day names the day already", todo="Use either --day, or --from and --to.")
     return read_days(day, day)
+
+
+def show_candidates(plan: RepackPlan | OptimizePlan, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """What is to be rewritten, a line each; the third to the seventh column are numbers."""
+    show_figures(plan)
+    if rows:
+        show_table(header, rows, right=frozenset(range(2, 7)))
+    show_findings(plan.findings)
+    if rows:
+        say()
 
 
 def show_rewritten(report: RepackReport, *, nothing: str) -> None:

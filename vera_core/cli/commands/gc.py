@@ -20,14 +20,14 @@ from vera_core.cli.options import (
     ToOption,
     command_app,
 )
-from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
+from vera_core.cli.output import say, show_figures, show_findings, show_table
+from vera_core.cli.planned import Work, carry_out
 from vera_core.cli.progress import meter
 from vera_core.cli.rewriting import days_of
 from vera_core.cli.values import read_period
 from vera_core.errors import Kind
 from vera_core.operations.gc import GcLine, GcPlan, GcReport, execute_gc, plan_gc
 from vera_core.operations.opening import open_repository
-from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.report import size_text
 from vera_core.operations.walk import all_slots
 
@@ -64,17 +64,7 @@ def command(
     slots = all_slots(repo, tenant=tenant, first=days.first, last=days.last)
     with meter("Examining", "slots", quiet=as_json) as progress:
         plan = plan_gc(repo, slots, grace=period, progress=progress)
-    if not as_json:
-        _show_plan(plan)
-    report = None
-    if not dry_run:
-        with meter("Collecting", "versions", quiet=as_json) as progress:
-            report = execute_gc(repo, plan, progress=progress)
-    if as_json:
-        emit({"ok": (report or plan).ok, "plan": jsonable(plan), "done": jsonable(report)})
-    elif report is not None:
-        _show_report(plan, report)
-    if not (report or plan).ok:
+    if not carry_out(repo, plan, WORK, dry_run=dry_run, as_json=as_json):
         raise typer.Exit(Kind.INTEGRITY.exit_code)
 
 
@@ -111,6 +101,7 @@ def _show_report(plan: GcPlan, report: GcReport) -> None:
     show_findings(report.findings[len(plan.findings) :])
 
 
+WORK = Work("Collecting", "versions", execute_gc, show_plan=_show_plan, show_done=_show_report)
 app = command_app(
     command,
     examples="""

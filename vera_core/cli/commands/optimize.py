@@ -18,13 +18,12 @@ from vera_core.cli.options import (
     ToOption,
     command_app,
 )
-from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
-from vera_core.cli.progress import meters
-from vera_core.cli.rewriting import days_of, show_rewritten
+from vera_core.cli.planned import Work, carry_out
+from vera_core.cli.progress import meter
+from vera_core.cli.rewriting import days_of, show_candidates, show_rewritten
 from vera_core.errors import Kind
 from vera_core.operations.opening import open_repository
 from vera_core.operations.optimize import LEAST_SAVED, OptimizePlan, execute_optimize, plan_optimize
-from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.report import size_text
 from vera_core.operations.walk import all_slots
 
@@ -55,39 +54,31 @@ def command(
     days = days_of(day, first, last)
     repo = open_repository(load_settings(settings, repository=repository))
     slots = all_slots(repo, tenant=tenant, first=days.first, last=days.last)
-    with meters("Optimizing:", "slots", quiet=as_json) as each:
-        plan = plan_optimize(repo, slots, least_saved=saves, progress=each("examining"))
-    if not as_json:
-        _show_plan(plan)
-    report = None
-    if not dry_run:
-        with meters("Optimizing:", "files", quiet=as_json) as each:
-            report = execute_optimize(repo, plan, progress=each("merging"))
-    if as_json:
-        emit({"ok": plan.ok and (report is None or report.ok), "plan": jsonable(plan), "done": jsonable(report)})
-    elif report is not None:
-        show_rewritten(report, nothing="Nothing to merge.")
-    if not (plan.ok and (report is None or report.ok)):
+    with meter("Optimizing: examining", "slots", quiet=as_json) as progress:
+        plan = plan_optimize(repo, slots, least_saved=saves, progress=progress)
+    if not carry_out(repo, plan, WORK, dry_run=dry_run, as_json=as_json):
         raise typer.Exit(Kind.INTEGRITY.exit_code)
 
 
 def _show_plan(plan: OptimizePlan) -> None:
-    show_figures(plan)
-    if plan.lines:
-        rows = [
-            (
-                str(line.slot), line.retention_class, f"{line.shards:,}", f"{line.files:,}", f"{line.saved:,}",
-                size_text(line.size), size_text(line.size / line.saved),
-            )
-            for line in plan.lines
-        ]  # fmt: skip
-        header = ("slot", "class", "shards", "files", "objects saved", "to rewrite", "for each")
-        show_table(header, rows, right=frozenset(range(2, 7)))
-    show_findings(plan.findings)
-    if plan.lines:
-        say()
+    rows = [
+        (
+            str(line.slot), line.retention_class, f"{line.shards:,}", f"{line.files:,}", f"{line.saved:,}",
+            size_text(line.size), size_text(line.size / line.saved),
+        )
+        for line in plan.lines
+    ]  # fmt: skip
+    header = ("slot", "class", "shards", "files", "objects saved", "to rewrite", "for each")
+    show_candidates(plan, header, rows)
 
 
+WORK = Work(
+    "Optimizing: merging",
+    "files",
+    execute_optimize,
+    show_plan=_show_plan,
+    show_done=lambda _, report: show_rewritten(report, nothing="Nothing to merge."),
+)
 app = command_app(
     command,
     examples="""

@@ -18,13 +18,12 @@ from vera_core.cli.options import (
     ToOption,
     command_app,
 )
-from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
-from vera_core.cli.progress import meters
-from vera_core.cli.rewriting import days_of, show_rewritten
+from vera_core.cli.planned import Work, carry_out
+from vera_core.cli.progress import meter
+from vera_core.cli.rewriting import days_of, show_candidates, show_rewritten
 from vera_core.errors import Kind
 from vera_core.operations.opening import open_repository
 from vera_core.operations.repack import RATIO, RepackPlan, execute_repack, plan_repack
-from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.report import size_text
 from vera_core.operations.walk import all_slots
 
@@ -60,39 +59,31 @@ def command(
     days = days_of(day, first, last)
     repo = open_repository(load_settings(settings, repository=repository))
     slots = all_slots(repo, tenant=tenant, first=days.first, last=days.last)
-    with meters("Repacking:", "slots", quiet=as_json) as each:
-        plan = plan_repack(repo, slots, ratio=ratio, progress=each("examining"))
-    if not as_json:
-        _show_plan(plan)
-    report = None
-    if not dry_run:
-        with meters("Repacking:", "files", quiet=as_json) as each:
-            report = execute_repack(repo, plan, progress=each("moving what lives"))
-    if as_json:
-        emit({"ok": plan.ok and (report is None or report.ok), "plan": jsonable(plan), "done": jsonable(report)})
-    elif report is not None:
-        show_rewritten(report, nothing="Nothing to repack.")
-    if not (plan.ok and (report is None or report.ok)):
+    with meter("Repacking: examining", "slots", quiet=as_json) as progress:
+        plan = plan_repack(repo, slots, ratio=ratio, progress=progress)
+    if not carry_out(repo, plan, WORK, dry_run=dry_run, as_json=as_json):
         raise typer.Exit(Kind.INTEGRITY.exit_code)
 
 
 def _show_plan(plan: RepackPlan) -> None:
-    show_figures(plan)
-    if plan.lines:
-        rows = [
-            (
-                str(line.slot), line.retention_class, f"{line.files:,}", f"{line.erased:,}", f"{line.ratio:.0%}",
-                f"{line.shards:,}", size_text(line.size), line.locked_until.date().isoformat(),
-            )
-            for line in plan.lines
-        ]  # fmt: skip
-        header = ("slot", "class", "files", "erased", "ratio", "shards", "to rewrite", "locked until")
-        show_table(header, rows, right=frozenset(range(2, 7)))
-    show_findings(plan.findings)
-    if plan.lines:
-        say()
+    rows = [
+        (
+            str(line.slot), line.retention_class, f"{line.files:,}", f"{line.erased:,}", f"{line.ratio:.0%}",
+            f"{line.shards:,}", size_text(line.size), line.locked_until.date().isoformat(),
+        )
+        for line in plan.lines
+    ]  # fmt: skip
+    header = ("slot", "class", "files", "erased", "ratio", "shards", "to rewrite", "locked until")
+    show_candidates(plan, header, rows)
 
 
+WORK = Work(
+    "Repacking: moving what lives",
+    "files",
+    execute_repack,
+    show_plan=_show_plan,
+    show_done=lambda _, report: show_rewritten(report, nothing="Nothing to repack."),
+)
 app = command_app(
     command,
     examples="""

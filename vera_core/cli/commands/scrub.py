@@ -20,6 +20,7 @@ from vera_core.cli.options import (
     command_app,
 )
 from vera_core.cli.output import INDENT, emit, say, show_figures, show_findings, show_table, show_verification
+from vera_core.cli.planned import Work, carry_out
 from vera_core.cli.progress import meter
 from vera_core.cli.rewriting import days_of
 from vera_core.cli.values import read_period
@@ -27,7 +28,6 @@ from vera_core.errors import Kind, UsageError
 from vera_core.model import format_time
 from vera_core.operations.opening import open_repository
 from vera_core.operations.proofs import gather_proofs
-from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.scrub import execute_scrub, list_damage
 from vera_core.operations.scrub_plan import PERCENT, plan_scrub
 from vera_core.operations.walk import all_slots
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vera_core.operations.proofs import GatherReport
-    from vera_core.operations.repository import Repository
-    from vera_core.operations.scrub import DamageReport
+    from vera_core.operations.scrub import DamageReport, ScrubReport
     from vera_core.operations.scrub_plan import ProofAges, ScrubPlan
 
 
@@ -92,25 +91,19 @@ def command(
         slots = all_slots(repo, tenant=tenant, first=days.first, last=days.last)
         with meter("Examining", "slots", quiet=as_json) as progress:
             plan = plan_scrub(repo, slots, percent=percent, max_age=period, progress=progress)
-        ok = _scrub(repo, plan, dry_run=dry_run, as_json=as_json)
+        ok = carry_out(repo, plan, WORK, dry_run=dry_run, as_json=as_json)
     if not ok:
         raise typer.Exit(Kind.INTEGRITY.exit_code)
 
 
-def _scrub(repo: Repository, plan: ScrubPlan, *, dry_run: bool, as_json: bool) -> bool:
-    if not as_json:
-        show_figures(plan)
-        _show_ages(plan.ages)
-    report = None
-    if not dry_run:
-        with meter("Proving", "shards", quiet=as_json) as progress:
-            report = execute_scrub(repo, plan, progress=progress)
-    if as_json:
-        emit({"ok": report is None or report.ok, "plan": jsonable(plan), "done": jsonable(report)})
-    elif report is not None:
-        say("Done:" if plan.slots_due else "Nothing is due.")
-        show_verification(report)
-    return report is None or report.ok
+def _show_plan(plan: ScrubPlan) -> None:
+    show_figures(plan)
+    _show_ages(plan.ages)
+
+
+def _show_done(plan: ScrubPlan, report: ScrubReport) -> None:
+    say("Done:" if plan.slots_due else "Nothing is due.")
+    show_verification(report)
 
 
 def _show_ages(ages: Iterable[ProofAges]) -> None:
@@ -149,6 +142,7 @@ def _gathered(report: GatherReport, *, as_json: bool) -> bool:
     return report.ok
 
 
+WORK = Work("Proving", "shards", execute_scrub, show_plan=_show_plan, show_done=_show_done)
 app = command_app(
     command,
     examples="""
