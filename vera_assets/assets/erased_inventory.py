@@ -1,24 +1,25 @@
-"""The asset `inventory` of a tenant: a day's catalogue, whole again after an erasure, which takes parts of it away.
+"""The asset `inventory` of a tenant: a day's catalogue, whole again after an erasure, which takes parts of it away."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, AssetMaterialization, AssetsDefinition, MaterializeResult, multi_asset
-
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.inventory import inventory_metadata
 from vera_assets.assets.spec import INVENTORY, REPACKED, tenant_spec
-from vera_assets.days import DayResult, materialize_days, translated
+from vera_assets.days import DayResult
 from vera_assets.metadata import numbers
-from vera_assets.partitions import days_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.tenants import Tenant
 from vera_core.operations.inventory import write_inventory
-from vera_core.operations.repository import Repository
 from vera_core.operations.tombstones import survey_tombstones
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from dagster import AssetsDefinition
+
+    from vera_assets.tenants import Tenant
+    from vera_core.operations.repository import Repository
 
 
 def erased_inventory_asset(tenant: Tenant) -> AssetsDefinition:
@@ -32,21 +33,7 @@ def erased_inventory_asset(tenant: Tenant) -> AssetsDefinition:
         code_version="1",
         after=[REPACKED],
     )
-
-    @multi_asset(
-        name=tenant.naming.name(INVENTORY),
-        specs=[spec],
-        partitions_def=tenant.partitions,
-        backfill_policy=range_policy(),
-    )
-    def inventory(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            repo = repository.open()
-        yield from materialize_days(spec.key, days_of(context.partition_keys), lambda day: _write(repo, tenant, day))
-
-    return inventory
+    return daily_asset(tenant, INVENTORY, spec, lambda _, repository: partial(_write, repository.open(), tenant))
 
 
 def _write(repo: Repository, tenant: Tenant, day: date) -> DayResult:

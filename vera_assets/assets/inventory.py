@@ -1,33 +1,28 @@
-"""The asset `inventory`: a day's catalogue in Parquet, and the numbers that show what packing is good for.
+"""The asset `inventory`: a day's catalogue in Parquet, and the numbers that show what packing is good for."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from dagster import (
-    AssetExecutionContext,
-    AssetMaterialization,
-    AssetsDefinition,
-    MaterializeResult,
-    MetadataValue,
-    multi_asset,
-)
+from dagster import AssetsDefinition, MetadataValue
 
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import INVENTORY, SHARDS, source_spec
-from vera_assets.days import DayResult, materialize_days, translated
+from vera_assets.days import DayResult
 from vera_assets.metadata import command, numbers
-from vera_assets.partitions import days_of, partition_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.sources import MigratedSource
+from vera_assets.partitions import partition_of
 from vera_core.errors import ConflictError
 from vera_core.model import parse_day
 from vera_core.operations.cost import S3_STANDARD_IA
 from vera_core.operations.due import FINAL, Migration, packed_record
 from vera_core.operations.inventory import InventoryReport, write_inventory
 from vera_core.operations.pack import packed_window
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from vera_assets.sources import MigratedSource
 
 
 def inventory_asset(source: MigratedSource) -> AssetsDefinition:
@@ -41,22 +36,9 @@ def inventory_asset(source: MigratedSource) -> AssetsDefinition:
         code_version="1",
         after=[SHARDS],
     )
-
-    @multi_asset(
-        name=source.naming.name(INVENTORY),
-        specs=[spec],
-        partitions_def=source.partitions,
-        backfill_policy=range_policy(),
+    return daily_asset(
+        source, INVENTORY, spec, lambda _, repository: partial(_catalogue, source.open(repository.open()))
     )
-    def inventory(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            migration = source.open(repository.open())
-        days = days_of(context.partition_keys)
-        yield from materialize_days(spec.key, days, lambda day: _catalogue(migration, day))
-
-    return inventory
 
 
 def _catalogue(migration: Migration, day: date) -> DayResult:

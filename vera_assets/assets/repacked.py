@@ -1,31 +1,26 @@
-"""The asset `repacked_shards`: a day's shards after erased files were left behind, where these were many.
+"""The asset `repacked_shards`: a day's shards after erased files were left behind, where these were many."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from dagster import (
-    AssetExecutionContext,
-    AssetMaterialization,
-    AssetsDefinition,
-    MaterializeResult,
-    MetadataValue,
-    multi_asset,
-)
-
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import REPACKED, TOMBSTONES, tenant_spec
-from vera_assets.days import DayResult, insist, materialize_days, translated
+from vera_assets.days import DayResult, insist
 from vera_assets.metadata import command, numbers, table
-from vera_assets.partitions import days_of, partition_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.tenants import Tenant
+from vera_assets.partitions import partition_of
 from vera_core.operations.repack import RATIO, execute_repack, plan_repack
-from vera_core.operations.repository import Repository
 from vera_core.operations.tombstones import survey_tombstones
 from vera_core.operations.walk import slots
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from dagster import AssetsDefinition, MetadataValue
+
+    from vera_assets.tenants import Tenant
+    from vera_core.operations.repository import Repository
 
 
 def repacked_asset(tenant: Tenant) -> AssetsDefinition:
@@ -39,21 +34,7 @@ def repacked_asset(tenant: Tenant) -> AssetsDefinition:
         code_version="1",
         after=[TOMBSTONES],
     )
-
-    @multi_asset(
-        name=tenant.naming.name(REPACKED),
-        specs=[spec],
-        partitions_def=tenant.partitions,
-        backfill_policy=range_policy(),
-    )
-    def repacked_shards(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            repo = repository.open()
-        yield from materialize_days(spec.key, days_of(context.partition_keys), lambda day: _repack(repo, tenant, day))
-
-    return repacked_shards
+    return daily_asset(tenant, REPACKED, spec, lambda _, repository: partial(_repack, repository.open(), tenant))
 
 
 def _repack(repo: Repository, tenant: Tenant, day: date) -> DayResult:

@@ -1,31 +1,25 @@
-"""The asset `shards`: a day's rows in locked `.vera` shards, each named by a record of its slot's log.
+"""The asset `shards`: a day's rows in locked `.vera` shards, each named by a record of its slot's log."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dagster import (
-    AssetExecutionContext,
-    AssetMaterialization,
-    AssetsDefinition,
-    DagsterLogManager,
-    MaterializeResult,
-    MetadataValue,
-    multi_asset,
-)
+from dagster import AssetsDefinition, DagsterLogManager, MetadataValue
 
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import SHARDS, WINDOW, source_spec
-from vera_assets.days import DayResult, logged_progress, materialize_days, translated
+from vera_assets.days import DayResult, logged_progress
 from vera_assets.metadata import Metadata, command, numbers, table
-from vera_assets.partitions import days_of, partition_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.sources import MigratedSource
+from vera_assets.partitions import partition_of
 from vera_core.operations.due import Migration, window_to_pack
 from vera_core.operations.migrate import pack_due
-from vera_core.operations.pack import PackReport
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from vera_assets.sources import MigratedSource
+    from vera_core.operations.pack import PackReport
 
 
 def shards_asset(source: MigratedSource) -> AssetsDefinition:
@@ -39,25 +33,12 @@ def shards_asset(source: MigratedSource) -> AssetsDefinition:
         code_version="1",
         after=[WINDOW],
     )
-
-    @multi_asset(
-        name=source.naming.name(SHARDS),
-        specs=[spec],
-        partitions_def=source.partitions,
-        backfill_policy=range_policy(),
+    return daily_asset(
+        source, SHARDS, spec, lambda context, repository: partial(_pack, source.open(repository.open()), context.log)
     )
-    def shards(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            migration = source.open(repository.open())
-        days = days_of(context.partition_keys)
-        yield from materialize_days(spec.key, days, lambda day: _pack(migration, day, context.log))
-
-    return shards
 
 
-def _pack(migration: Migration, day: date, log: DagsterLogManager) -> DayResult:
+def _pack(migration: Migration, log: DagsterLogManager, day: date) -> DayResult:
     report = pack_due(migration, window_to_pack(migration, day), progress=logged_progress(log, day))
     return DayResult(report.manifest, pack_metadata(report, day))
 

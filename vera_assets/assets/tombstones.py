@@ -1,22 +1,24 @@
-"""The asset `tombstones`: how much of a day is erased, counted from the slot logs. Materializing it changes nothing.
+"""The asset `tombstones`: how much of a day is erased, counted from the slot logs. Materializing it changes nothing."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, AssetMaterialization, AssetsDefinition, MaterializeResult, multi_asset
-
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import ERASURE_REQUESTS, SHARDS, TOMBSTONES, tenant_spec
-from vera_assets.days import DayResult, insist, materialize_days, translated
+from vera_assets.days import DayResult, insist
 from vera_assets.metadata import command, numbers
-from vera_assets.partitions import days_of, partition_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.tenants import Tenant
-from vera_core.operations.repository import Repository
+from vera_assets.partitions import partition_of
 from vera_core.operations.tombstones import survey_tombstones
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from dagster import AssetsDefinition
+
+    from vera_assets.tenants import Tenant
+    from vera_core.operations.repository import Repository
 
 
 def tombstones_asset(tenant: Tenant) -> AssetsDefinition:
@@ -31,21 +33,7 @@ def tombstones_asset(tenant: Tenant) -> AssetsDefinition:
         after=[ERASURE_REQUESTS],
         after_sources=[SHARDS],
     )
-
-    @multi_asset(
-        name=tenant.naming.name(TOMBSTONES),
-        specs=[spec],
-        partitions_def=tenant.partitions,
-        backfill_policy=range_policy(),
-    )
-    def tombstones(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            repo = repository.open()
-        yield from materialize_days(spec.key, days_of(context.partition_keys), lambda day: _count(repo, tenant, day))
-
-    return tombstones
+    return daily_asset(tenant, TOMBSTONES, spec, lambda _, repository: partial(_count, repository.open(), tenant))
 
 
 def _count(repo: Repository, tenant: Tenant, day: date) -> DayResult:

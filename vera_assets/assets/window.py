@@ -1,29 +1,24 @@
-"""The asset `window`: the frozen manifest of a day's rows, which everything after it goes by.
+"""The asset `window`: the frozen manifest of a day's rows, which everything after it goes by."""
 
-No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
-"""
+from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dagster import (
-    AssetExecutionContext,
-    AssetMaterialization,
-    AssetsDefinition,
-    MaterializeResult,
-    MetadataValue,
-    multi_asset,
-)
+from dagster import AssetsDefinition, MetadataValue
 
+from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import WINDOW, source_spec
-from vera_assets.days import DayResult, materialize_days, translated
+from vera_assets.days import DayResult
 from vera_assets.metadata import command, numbers
-from vera_assets.partitions import days_of, partition_of, range_policy
-from vera_assets.resources import RepositoryResource
-from vera_assets.sources import MigratedSource
+from vera_assets.partitions import partition_of
 from vera_core.operations.due import Migration, window_to_pack
 from vera_core.operations.migrate import freeze_due
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from vera_assets.sources import MigratedSource
 
 
 def window_asset(source: MigratedSource) -> AssetsDefinition:
@@ -36,22 +31,7 @@ def window_asset(source: MigratedSource) -> AssetsDefinition:
         kinds={"parquet", "s3"},
         code_version="1",
     )
-
-    @multi_asset(
-        name=source.naming.name(WINDOW),
-        specs=[spec],
-        partitions_def=source.partitions,
-        backfill_policy=range_policy(),
-    )
-    def window(
-        context: AssetExecutionContext, repository: RepositoryResource
-    ) -> Iterator[MaterializeResult[Any] | AssetMaterialization]:
-        with translated():
-            migration = source.open(repository.open())
-        days = days_of(context.partition_keys)
-        yield from materialize_days(spec.key, days, lambda day: _freeze(migration, day))
-
-    return window
+    return daily_asset(source, WINDOW, spec, lambda _, repository: partial(_freeze, source.open(repository.open())))
 
 
 def _freeze(migration: Migration, day: date) -> DayResult:
