@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from vera_core.cli.output import INDENT, say, show_figures, show_pairs
+from vera_core.cli.output import say, show_figures, show_first, show_pairs
 from vera_core.errors import Kind
 from vera_core.model import format_time
 from vera_core.operations.erase import Outcome
 from vera_core.operations.erasure_reports import Stage
 
 if TYPE_CHECKING:
+    from vera_core.operations.erase import FileErasure
     from vera_core.operations.erasure_reports import ErasureReport
-
-SHOWN = 20
 
 
 def show_erasure(report: ErasureReport) -> None:
@@ -31,13 +29,14 @@ def show_erasure(report: ErasureReport) -> None:
     )
     show_figures(report)
     named = [item for item in report.files if item.outcome in (Outcome.REFUSED, Outcome.MISSING)]
-    for item in islice(named, SHOWN):
-        why = "" if item.refusal is None else f": {item.refusal.ground.value}: {item.refusal.detail}"
-        say(f"{INDENT}{item.outcome.value}: {item.uid}{why}")
-    if len(named) > SHOWN:
-        say(f"{INDENT}... and {len(named) - SHOWN:,} more; --json names them")
+    show_first([_line(item) for item in named])
     if report.stage is Stage.WAITING:
         say(f"Nothing is erased before somebody else approves it: vera erasures approve {report.request}")
+
+
+def _line(file: FileErasure) -> str:
+    why = "" if file.refusal is None else f": {file.refusal.ground.value}: {file.refusal.detail}"
+    return f"{file.outcome.value}: {file.uid}{why}"
 
 
 def erasure_code(report: ErasureReport) -> int:

@@ -24,6 +24,7 @@ JSON_FLAG = "--json"
 INDENT = "  "
 REJECTS_SHOWN = 20
 PLACES_SHOWN = 3
+LINES_SHOWN = 20
 
 _UNITS: dict[str, Callable[[float], str]] = {
     "bytes": lambda value: f"{size_text(value)} ({value:,.0f} bytes)" if value >= 1024 else f"{value:,.0f} bytes",
@@ -121,6 +122,14 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: f
         say((INDENT + "  ".join(cells)).rstrip())
 
 
+def show_first(lines: Sequence[str], *, most: int = LINES_SHOWN, indent: str = INDENT) -> None:
+    """The first lines of a list that may be long, and how many more there are in JSON."""
+    for line in lines[:most]:
+        say(f"{indent}{line}")
+    if len(lines) > most:
+        say(f"{indent}... and {len(lines) - most:,} more; --json names them")
+
+
 def show_findings(findings: Iterable[Finding]) -> None:
     """What was found, each sort once: severity, what, the places, and the next step on a line of its own."""
     sorts: dict[tuple[str, str, str], list[Finding]] = {}
@@ -132,10 +141,7 @@ def show_findings(findings: Iterable[Finding]) -> None:
             say(f"{INDENT}{severity}: {what} ({places[0]})")
         else:
             say(f"{INDENT}{severity}: {what}" + (f" ({len(found):,} times)" if len(found) > 1 else ""))
-            for place in places[:PLACES_SHOWN]:
-                say(f"{INDENT * 3}{place}")
-            if len(places) > PLACES_SHOWN:
-                say(f"{INDENT * 3}... and {len(places) - PLACES_SHOWN:,} more; --json names them")
+            show_first(places, most=PLACES_SHOWN, indent=INDENT * 3)
         if todo:
             say(f"{INDENT * 2}{todo}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ from vera_core.cli.options import (
     ToOption,
     command_app,
 )
-from vera_core.cli.output import INDENT, emit, say, show_figures, show_pairs, show_table
+from vera_core.cli.output import emit, say, show_figures, show_first, show_pairs, show_table
 from vera_core.cli.progress import meter
 from vera_core.cli.values import read_days
 from vera_core.errors import Kind, UsageError
@@ -26,6 +25,7 @@ from vera_core.model import format_time
 from vera_core.operations.disposals import (
     DisposalDraft,
     DisposalReport,
+    ShardDisposal,
     approve_disposal,
     decline_disposal,
     list_disposals,
@@ -39,8 +39,6 @@ from vera_core.operations.opening import open_repository
 
 if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
-
-SHOWN = 20
 
 
 class _Action(StrEnum):
@@ -160,13 +158,14 @@ def _show(report: DisposalReport) -> None:
             ]
         )
     show_figures(report)
-    for item in islice(report.shards, SHOWN):
-        state = f"kept: {item.kept}" if item.kept else "disposed of" if item.disposed else "may go"
-        say(f"{INDENT}{item.shard.key} ({item.shard.retention_class}, {item.shard.entries:,} versions): {state}")
-    if len(report.shards) > SHOWN:
-        say(f"{INDENT}... and {len(report.shards) - SHOWN:,} more; --json names them")
+    show_first([_line(item) for item in report.shards])
     if report.stage is Stage.WAITING:
         say(f"Nothing is done before somebody else approves it: vera dispose approve {report.request}")
+
+
+def _line(item: ShardDisposal) -> str:
+    state = f"kept: {item.kept}" if item.kept else "disposed of" if item.disposed else "may go"
+    return f"{item.shard.key} ({item.shard.retention_class}, {item.shard.entries:,} versions): {state}"
 
 
 app = command_app(

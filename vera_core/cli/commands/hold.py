@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated
 
 import typer
@@ -19,13 +18,11 @@ from vera_core.cli.options import (
     TenantOption,
     command_app,
 )
-from vera_core.cli.output import INDENT, emit, say, show_figures
+from vera_core.cli.output import emit, say, show_figures, show_first
 from vera_core.cli.progress import meter
 from vera_core.errors import Kind
 from vera_core.operations.hold import HoldOrder, HoldReport, Outcome, execute_hold, plan_hold
 from vera_core.operations.opening import open_repository
-
-SHOWN = 20
 
 
 def command(
@@ -79,10 +76,7 @@ def _show(report: HoldReport) -> None:
     others = [file for file in report.files if report.release and file.cases]
     lines = [f"{file.outcome.value}: {file.uid}" for file in absent]
     lines += [f"still held for {', '.join(file.cases)}: {file.uid}" for file in others]
-    for line in islice(lines, SHOWN):
-        say(f"{INDENT}{line}")
-    if len(lines) > SHOWN:
-        say(f"{INDENT}... and {len(lines) - SHOWN:,} more; --json names them")
+    show_first(lines)
 
 
 app = command_app(

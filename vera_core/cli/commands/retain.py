@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ from vera_core.cli.options import (
     TenantOption,
     command_app,
 )
-from vera_core.cli.output import INDENT, emit, say, show_figures
+from vera_core.cli.output import emit, say, show_figures, show_first
 from vera_core.cli.progress import meter
 from vera_core.cli.values import read_until
 from vera_core.errors import Kind
@@ -27,7 +26,6 @@ from vera_core.model import format_time
 from vera_core.operations.opening import open_repository
 from vera_core.operations.retain import Outcome, RetainOrder, RetainReport, execute_retain, plan_retain
 
-SHOWN = 20
 NAMED = (Outcome.MISSING, Outcome.ERASED, Outcome.LONGER)
 
 
@@ -83,10 +81,7 @@ def _show(report: RetainReport) -> None:
         for file in report.files
         if file.outcome in NAMED
     ]
-    for line in islice(lines, SHOWN):
-        say(f"{INDENT}{line}")
-    if len(lines) > SHOWN:
-        say(f"{INDENT}... and {len(lines) - SHOWN:,} more; --json names them")
+    show_first(lines)
 
 
 app = command_app(
