@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
+from vera_core.operations.pace import LEAN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -79,7 +81,9 @@ def call(function: Callable[..., dict[str, Any]], arguments: Mapping[str, object
     task = {"module": function.__module__, "name": function.__name__, "watch": watch, "arguments": arguments}
     command = [sys.executable, "-m", __name__]
     text = json.dumps(task, default=str)
-    done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, text=True, check=False, env={**LEAN, **os.environ}
+    )
     if done.returncode:
         raise RuntimeError(f"{function.__module__}.{function.__name__} failed with {arguments}")
     return Measured(**json.loads(done.stdout))

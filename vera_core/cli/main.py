@@ -18,6 +18,7 @@ from vera_core.cli.group import application
 from vera_core.cli.output import describe, emit, wants_json, warn
 from vera_core.cli.signals import watch
 from vera_core.errors import UsageError, VeraError
+from vera_core.operations.pace import LEAN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +51,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of the `vera` script."""
-    # Before a command loads numpy, whose threads for linear algebra would take longer to start than `vera get` works.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name, value in LEAN.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vera: %(message)s")
     watch()
     sys.exit(run(sys.argv[1:]))

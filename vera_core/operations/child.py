@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from vera_core.errors import UnavailableError
-from vera_core.operations.pace import at_pace
+from vera_core.operations.pace import LEAN, at_pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,8 +26,6 @@ OWN_PROCESS_ROWS = 50_000
 Rows, not bytes: what is done for each byte gives up the interpreter lock, so that threads do as well for larger files.
 """
 LENGTH_BYTES = 8
-LEAN = {"OPENBLAS_NUM_THREADS": "1"}
-"""numpy's threads for linear algebra, of which VERA does none, take a third of a process's start."""
 PIPE_BYTES = 256 << 10
 """What a pipe holds (on Linux): about a batch of encoded files, so that an answer is taken in one piece."""
 
