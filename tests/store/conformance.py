@@ -467,6 +467,40 @@ class StoreConformance:
         with pytest.raises(MissingObjectError):
             store.set_hold("k", made.version_id, held=True)
 
+    # ------------------------------------------------------------------ tags
+
+    def test_tags_are_of_one_version_and_touch_nothing_else(self, store: ObjectStore) -> None:
+        until = lock(60, LockMode.COMPLIANCE)
+        old = store.put("k", b"old", lock=until)
+        new = store.put("k", b"new")
+        assert store.get_tags("k", old.version_id) == {}
+        store.set_tags("k", old.version_id, {"state": "a b/c+d:e@f", "empty": ""})
+        assert store.get_tags("k", old.version_id) == {"state": "a b/c+d:e@f", "empty": ""}
+        assert store.get_tags("k", new.version_id) == {}
+        assert store.get_lock("k", old.version_id) == until
+        assert store.get("k", version_id=old.version_id).data == b"old"
+        assert store.get_range("k", 1, 2, version_id=old.version_id) == b"ld"
+        assert store.get("k").data == b"new"
+        assert [info.version_id for info in store.list_versions("k")] == [new.version_id, old.version_id]
+        with pytest.raises(RestrictedError):
+            store.delete("k", version_id=old.version_id)
+        store.set_tags("k", old.version_id, {"state": "other"})
+        assert store.get_tags("k", old.version_id) == {"state": "other"}
+
+    def test_tags_stay_under_a_delete_marker_and_go_with_their_version(self, store: ObjectStore) -> None:
+        made = store.put("k", b"x")
+        store.set_hold("k", made.version_id, held=True)
+        store.set_tags("k", made.version_id, {"state": "superseded"})
+        store.delete("k")
+        assert store.get_tags("k", made.version_id) == {"state": "superseded"}
+        assert store.get_hold("k", made.version_id) is True
+        store.set_hold("k", made.version_id, held=False)
+        store.delete("k", version_id=made.version_id)
+        for call in (lambda: store.get_tags("k", made.version_id), lambda: store.set_tags("k", made.version_id, {})):
+            with pytest.raises(MissingObjectError) as caught:
+                call()
+            assert caught.value.where["version_id"] == made.version_id
+
     # ------------------------------------------------------------------ bucket
 
     def test_the_stores_clock_runs(self, store: ObjectStore) -> None:
@@ -477,7 +511,7 @@ class StoreConformance:
     def test_the_buckets_state(self, store: ObjectStore) -> None:
         state = store.bucket_state()
         assert (state.exists, state.versioning, state.object_lock) == (True, True, True)
-        assert (state.default_retention, state.expirations) == ("", ())
+        assert (state.default_retention, state.expirations, state.transitions) == ("", (), ())
 
     def test_a_bucket_is_created_once(self, store: ObjectStore) -> None:
         with pytest.raises(ConflictError) as caught:

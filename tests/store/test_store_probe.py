@@ -7,8 +7,9 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -18,9 +19,12 @@ from vera_core.errors import (
     RestrictedError,
     UnavailableError,
     UnsafeStoreError,
+    UsageError,
 )
+from vera_core.keyspace import Keyspace
 from vera_core.model import LockMode
 from vera_core.store.base import LifecycleRule
+from vera_core.store.cold import COLD, SUPERSEDED, lifecycle_configuration
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore, Version
 from vera_core.store.probe import ProbeReport, Promise, Topic, Verdict, hygiene, probe
@@ -28,7 +32,7 @@ from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import S3Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from vera_core.model import Lock
@@ -64,6 +68,7 @@ def check_honest(report: ProbeReport) -> None:
     assert {item.topic for item in report.promises} == set(Topic)
     assert all(item.meaning and item.evidence for item in report.promises)
     assert promise(report, "legal holds").verdict is Verdict.HELD
+    assert promise(report, "object tags").verdict is Verdict.HELD
 
 
 def test_the_model_passes() -> None:
@@ -290,7 +295,59 @@ def test_a_probe_that_can_not_look_at_its_hold_leaves_none_behind() -> None:
     assert report.left_behind == ()
 
 
-def test_moto_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class TaglessStore(MemoryStore):
+    """Offers no tags."""
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        raise UnsafeStoreError("the store does not offer this S3 function", bucket=self.bucket, answer="NotImplemented")
+
+
+class TagsForgetfulStore(MemoryStore):
+    """Takes tags and forgets them."""
+
+    def get_tags(self, key: str, version_id: str) -> dict[str, str]:
+        self.head(key, version_id=version_id)
+        return {}
+
+
+class TagsOfKeysStore(MemoryStore):
+    """Knows tags of keys, not of versions."""
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        for info in self.list_versions(key):
+            super().set_tags(key, info.version_id, tags)
+
+
+class TagsAreCopiesStore(MemoryStore):
+    """Loses the lock of what is tagged."""
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        super().set_tags(key, version_id, tags)
+        version = self._read(key, version_id)
+        self._replace(key, version, replace(version, lock=None))
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [
+        (TaglessStore, "the store takes none (NotImplemented)"),
+        (TagsForgetfulStore, "a tag was set, none is read"),
+        (TagsOfKeysStore, "another version"),
+        (TagsAreCopiesStore, "the lock is another"),
+    ],
+)
+def test_a_store_without_tags_can_hold_an_archive_and_it_is_told(store: type[MemoryStore], says: str) -> None:
+    report = probe(store(clock=clock), racers=2)
+    found = promise(report, "object tags")
+    assert (found.verdict, found.required) == (Verdict.BROKEN, False)
+    assert says in found.evidence
+    assert report.enforced_locks
+    assert report.left_behind == ()
+
+
+@pytest.fixture
+def moto_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """A bucket of moto, which knows lifecycle rules and keeps no lock."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -301,9 +358,13 @@ def test_moto_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
         store = S3Store("moto", options=S3Options(attempts=1))
         store.create_bucket()
-        report = probe(store, lock_seconds=5, racers=4)
+        yield store
     finally:
         server.stop()
+
+
+def test_moto_is_refused(moto_store: S3Store) -> None:
+    report = probe(moto_store, lock_seconds=5, racers=4)
     assert not report.enforced_locks
     assert promise(report, "no shortening").verdict is Verdict.BROKEN
     assert not report.exact_content
@@ -398,11 +459,55 @@ def test_expirations_count_where_they_meet_our_prefix(
     assert [finding.name for finding in hygiene(memory_store, prefix)] == (["expiration"] if found else [])
 
 
+def test_only_superseded_shards_may_be_moved_to_where_nothing_is_read(memory_store: MemoryStore) -> None:
+    deep, ours = ("DEEP_ARCHIVE",), (("team", "archive"), SUPERSEDED)
+    memory_store.transitions = (
+        LifecycleRule("ours", "archive/t/", ours, deep),
+        LifecycleRule("elsewhere", "logs/", (), deep),
+        LifecycleRule("readable", "", (), ("GLACIER_IR", "STANDARD_IA")),
+    )
+    assert hygiene(memory_store, "archive") == []
+    memory_store.transitions = (LifecycleRule("all", "", (("vera-state", "live"),), ("GLACIER", "STANDARD_IA")),)
+    [finding] = hygiene(memory_store, "archive")
+    assert (finding.name, finding.required) == ("transition", True)
+    assert "GLACIER" in finding.what
+    assert not probe(memory_store, prefix="archive", racers=2, lock_seconds=1).hygiene
+
+
+def test_the_rule_that_vera_prints_is_taken_by_s3_and_by_the_daily_check(moto_store: S3Store) -> None:
+    """Beside others; one that expires anything, by whatever tag, is refused as ever."""
+    client = boto3.Session().client("s3")  # the default session keeps the credentials of whoever used it first
+    aborts: Any = {
+        "ID": "parts", "Status": "Enabled", "Filter": {"Prefix": ""},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    }  # fmt: skip
+    for storage_class in COLD:
+        configuration: Any = lifecycle_configuration(Keyspace("archive"), storage_class)
+        configuration["Rules"].append(aborts)
+        client.put_bucket_lifecycle_configuration(Bucket="moto", LifecycleConfiguration=configuration)
+        state = moto_store.bucket_state()
+        assert state.expirations == ()
+        assert state.transitions == (LifecycleRule("vera-superseded", "archive/t/", (SUPERSEDED,), (storage_class,)),)
+        assert hygiene(moto_store, "archive") == []
+    tag: Any = {"Tag": {"Key": "vera-state", "Value": "superseded"}}
+    for removing in ({"Expiration": {"Days": 9}}, {"NoncurrentVersionExpiration": {"NoncurrentDays": 9}}):
+        rule: Any = {"ID": "tidy", "Status": "Enabled", "Filter": tag, **removing}
+        client.put_bucket_lifecycle_configuration(Bucket="moto", LifecycleConfiguration={"Rules": [rule]})
+        assert [finding.name for finding in hygiene(moto_store, "archive")] == ["expiration"]
+    moves: Any = {"Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}
+    for place, findings in (({"Prefix": "archive/"}, ["transition"]), (tag, []), ({"Prefix": "logs/"}, [])):
+        rule = {"ID": "cold", "Status": "Enabled", "Filter": place, **moves}
+        client.put_bucket_lifecycle_configuration(Bucket="moto", LifecycleConfiguration={"Rules": [rule]})
+        assert [finding.name for finding in hygiene(moto_store, "archive")] == findings
+    with pytest.raises(UsageError):
+        lifecycle_configuration(Keyspace("archive"), "STANDARD_IA")
+
+
 class SecretiveStore(MemoryStore):
     """Does not offer to read two of its settings."""
 
     def bucket_state(self) -> BucketState:
-        return replace(super().bucket_state(), default_retention=None, expirations=None)
+        return replace(super().bucket_state(), default_retention=None, expirations=None, transitions=None)
 
 
 def test_settings_that_can_not_be_read_are_told_but_do_not_refuse() -> None:

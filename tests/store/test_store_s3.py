@@ -562,7 +562,36 @@ def test_settings_that_the_store_does_not_know(far: S3Store, proxy: FaultyProxy)
         Fault("GET", "*object-lock*", answer=s3_error(501, "NotImplemented")),
     ]
     state = far.bucket_state()
-    assert (state.object_lock, state.default_retention, state.expirations) == (False, None, None)
+    assert (state.object_lock, state.default_retention) == (False, None)
+    assert (state.expirations, state.transitions) == (None, None)
+
+
+def test_what_lies_in_a_cold_storage_class_is_told(far: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """S3's answer for an object that must be restored first: nothing is wrong with it, and it is asked for once."""
+    made = far.put("t/k.vera", DATA)
+    for read in (
+        lambda: far.get("t/k.vera", version_id=made.version_id),
+        lambda: far.get_range("t/k.vera", 5, 10, version_id=made.version_id),
+        lambda: far.get_ranges("t/k.vera", [(5, 10), (50, 10)], version_id=made.version_id),
+        lambda: far.get_suffix("t/k.vera", 10, version_id=made.version_id),
+        lambda: far.download("t/k.vera", tmp_path / "copy", version_id=made.version_id),
+    ):
+        proxy.faults = [Fault("GET", times=9, answer=s3_error(403, "InvalidObjectState"))]
+        with pytest.raises(UnavailableError, match="cold storage class") as caught:
+            read()
+        assert "Restore it" in caught.value.todo
+        assert caught.value.kind.http_status == 503
+        assert (caught.value.where["key"], caught.value.where["version_id"]) == ("t/k.vera", made.version_id)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_store_without_tags_says_so(far: S3Store, proxy: FaultyProxy) -> None:
+    made = far.put("k", DATA)
+    proxy.faults = [Fault("*", "*tagging*", times=9, answer=s3_error(501, "NotImplemented"))]
+    with pytest.raises(UnsafeStoreError):
+        far.get_tags("k", made.version_id)
+    with pytest.raises(UnsafeStoreError):
+        far.set_tags("k", made.version_id, {"a": "b"})
 
 
 def test_many_threads_share_a_store(s3_store: S3Store) -> None:

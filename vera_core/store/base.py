@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -158,18 +158,24 @@ class VersionInfo:
 
 @dataclass(frozen=True, slots=True)
 class LifecycleRule:
-    """An expiration rule of the bucket that could remove our objects: its id and the key prefix it applies to."""
+    """A lifecycle rule of the bucket: its id, the key prefix and the tags (all of them) that it applies to.
+
+    `storage_classes` are those into which it moves objects; none for a rule that removes them.
+    """
 
     rule_id: str
     prefix: str
+    tags: tuple[tuple[str, str], ...] = ()
+    storage_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BucketState:
     """Bucket hygiene: what `init`, `probe` and the daily check look at.
 
-    `default_retention` describes the bucket's default retention ("" for none). It and `expirations` are None where the
-    store can't say (an answer of 501).
+    `default_retention` describes the bucket's default retention ("" for none); `expirations` are the rules that remove
+    objects, `transitions` those that move them into other storage classes. They are None where the store can't say (an
+    answer of 501).
     """
 
     exists: bool
@@ -177,6 +183,7 @@ class BucketState:
     object_lock: bool
     default_retention: str | None
     expirations: tuple[LifecycleRule, ...] | None
+    transitions: tuple[LifecycleRule, ...] | None
 
 
 class ObjectStore(Protocol):
@@ -345,12 +352,30 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def get_tags(self, key: str, version_id: str) -> dict[str, str]:
+        """The version's tags; {} if it has none.
+
+        Raises:
+            MissingObjectError: no such version.
+            UnsafeStoreError: the store offers no tags.
+        """
+        ...
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        """Gives the version these tags in the place of all that it has; its lock and its bytes stay as they are.
+
+        Raises:
+            MissingObjectError: no such version.
+            UnsafeStoreError: the store offers no tags.
+        """
+        ...
+
     def now(self) -> datetime:
         """The store's own clock in UTC (whole seconds), from a Date header."""
         ...
 
     def bucket_state(self) -> BucketState:
-        """Versioning, Object Lock, default retention and expiration rules of the bucket."""
+        """Versioning, Object Lock, default retention and lifecycle rules of the bucket."""
         ...
 
     def create_bucket(self) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vera_core.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -233,6 +233,14 @@ class FaultyStore:
     def set_hold(self, key: str, version_id: str, *, held: bool) -> None:
         """See `ObjectStore.set_hold`."""
         self._do(Call("set_hold", key, version_id=version_id), lambda: self.inner.set_hold(key, version_id, held=held))
+
+    def get_tags(self, key: str, version_id: str) -> dict[str, str]:
+        """See `ObjectStore.get_tags`."""
+        return self._do(Call("get_tags", key, version_id=version_id), lambda: self.inner.get_tags(key, version_id))
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        """See `ObjectStore.set_tags`."""
+        self._do(Call("set_tags", key, version_id=version_id), lambda: self.inner.set_tags(key, version_id, tags))
 
     def now(self) -> datetime:
         """See `ObjectStore.now`."""

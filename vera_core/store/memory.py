@@ -32,7 +32,7 @@ from vera_core.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -46,6 +46,7 @@ class Version:
     last_modified: datetime
     lock: Lock | None = None
     hold: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 class MemoryStore:
@@ -80,6 +81,8 @@ class MemoryStore:
         """The bucket's default retention, which S3 applies to every PUT without a lock of its own."""
         self.expirations: tuple[LifecycleRule, ...] = ()
         """What `bucket_state` reports; nothing expires here."""
+        self.transitions: tuple[LifecycleRule, ...] = ()
+        """What `bucket_state` reports; nothing moves here."""
 
     @property
     def bucket(self) -> str:
@@ -278,6 +281,18 @@ class MemoryStore:
             self._check_object_lock()
             self._replace(key, version, replace(version, hold=held))
 
+    # ------------------------------------------------------------------ tags
+
+    def get_tags(self, key: str, version_id: str) -> dict[str, str]:
+        """See `ObjectStore.get_tags`."""
+        return dict(self._read(key, version_id).tags)
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        """See `ObjectStore.set_tags`."""
+        with self._mutex:
+            version = self._read(key, version_id)
+            self._replace(key, version, replace(version, tags=tuple(sorted(tags.items()))))
+
     # ------------------------------------------------------------------ bucket
 
     def now(self) -> datetime:
@@ -294,6 +309,7 @@ class MemoryStore:
                 object_lock=self._exists and self._object_lock,
                 default_retention=f"{default[0]} for {default[1].days} days" if default else "",
                 expirations=self.expirations,
+                transitions=self.transitions,
             )
 
     def create_bucket(self) -> None:

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vera_core.store.cold import takes_offline
 from vera_core.store.probe_checks import (
     DATA,
     clock_promises,
@@ -19,15 +20,19 @@ from vera_core.store.probe_checks import (
     race_promises,
 )
 from vera_core.store.probe_holds import hold_promises
+from vera_core.store.probe_tags import tag_promises
 from vera_core.store.promises import Bench, ProbeReport, Promise, Topic, Verdict
 
 if TYPE_CHECKING:
-    from vera_core.store.base import ObjectStore
+    from vera_core.store.base import LifecycleRule, ObjectStore
 
 __all__ = ["HygieneFinding", "ProbeReport", "Promise", "Topic", "Verdict", "hygiene", "probe"]
 
 LOCK_SECONDS = 12
 """How long the probe's locks last; a check that takes longer can't say."""
+GROUPS = (
+    lock_promises, race_promises, content_promises, hold_promises, tag_promises, marker_promises, clock_promises,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,7 @@ def probe(store: ObjectStore, *, prefix: str = "", racers: int = 16, lock_second
     bench = Bench(store, f"{base}{uuid.uuid4().hex}/", racers, lock_seconds)
     store.put(bench.key("plain"), DATA)  # a store that refuses this one is not worth probing
     promises: list[Promise] = []
-    groups = (lock_promises, race_promises, content_promises, hold_promises, marker_promises, clock_promises)
-    for group in groups:
+    for group in GROUPS:
         promises += group(bench)
     promises += _hygiene_promises(store, prefix)
     return ProbeReport(store.bucket, prefix, tuple(promises), bench.tells_markers, bench.clean())
@@ -99,7 +103,17 @@ def hygiene(store: ObjectStore, prefix: str = "") -> list[HygieneFinding]:
             "Remove the rule or keep it off the repository's prefix.",
         )
         for rule in state.expirations or ()
-        if rule.prefix.startswith(ours) or ours.startswith(rule.prefix)
+        if _meets(rule, ours)
+    ]
+    findings += [
+        HygieneFinding(
+            "transition",
+            f"lifecycle rule {rule.rule_id or '(unnamed)'!r} moves objects under {rule.prefix or '(everything)'!r} to "
+            f"{', '.join(rule.storage_classes)}, where nothing can be read",
+            "Replace it by the rule of `vera gc --lifecycle-rule`, which moves superseded shards only.",
+        )
+        for rule in state.transitions or ()
+        if takes_offline(rule) and _meets(rule, ours)
     ]
     unread = {"default retention": state.default_retention, "expiration": state.expirations}
     findings += [
@@ -110,6 +124,11 @@ def hygiene(store: ObjectStore, prefix: str = "") -> list[HygieneFinding]:
     return findings
 
 
+def _meets(rule: LifecycleRule, ours: str) -> bool:
+    """Whether a rule is about any key under `ours`."""
+    return rule.prefix.startswith(ours) or ours.startswith(rule.prefix)
+
+
 def _hygiene_promises(store: ObjectStore, prefix: str) -> list[Promise]:
     findings = hygiene(store, prefix)
     meanings = {
@@ -118,6 +137,7 @@ def _hygiene_promises(store: ObjectStore, prefix: str) -> list[Promise]:
         "object lock": "the bucket can lock versions",
         "default retention": "nothing is locked that must stay changeable",
         "expiration": "the store removes nothing by itself",
+        "transition": "the store moves nothing that counts to where it can't be read",
     }
     return [
         _hygiene_promise(name, meaning, [finding for finding in findings if finding.name == name])

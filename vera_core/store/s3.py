@@ -295,6 +295,26 @@ class S3Store:
             ),
         )
 
+    # ------------------------------------------------------------------ tags
+
+    def get_tags(self, key: str, version_id: str) -> dict[str, str]:
+        """See `ObjectStore.get_tags`."""
+        reply = self._call(
+            Place(self._bucket, key, version_id),
+            lambda: self._client.get_object_tagging(Bucket=self._bucket, Key=key, VersionId=version_id),
+        )
+        return {tag["Key"]: tag["Value"] for tag in reply["TagSet"]}
+
+    def set_tags(self, key: str, version_id: str, tags: Mapping[str, str]) -> None:
+        """See `ObjectStore.set_tags`."""
+        tagging: Any = {"TagSet": [{"Key": name, "Value": value} for name, value in tags.items()]}
+        self._call(
+            Place(self._bucket, key, version_id),
+            lambda: self._client.put_object_tagging(
+                Bucket=self._bucket, Key=key, VersionId=version_id, Tagging=tagging
+            ),
+        )
+
     # ------------------------------------------------------------------ bucket
 
     def now(self) -> datetime:

@@ -29,15 +29,26 @@ def read_bucket_state(client: S3Client, call: Caller, place: Place) -> BucketSta
     try:
         call(place, lambda: client.head_bucket(Bucket=place.bucket))
     except NotFoundError:
-        return BucketState(exists=False, versioning=False, object_lock=False, default_retention=None, expirations=None)
+        return BucketState(
+            exists=False,
+            versioning=False,
+            object_lock=False,
+            default_retention=None,
+            expirations=None,
+            transitions=None,
+        )
     versioning = call(place, lambda: client.get_bucket_versioning(Bucket=place.bucket))
     object_lock, default_retention = call(place, lambda: _object_lock(client, place.bucket))
+    rules = call(place, lambda: _rules(client, place.bucket))
     return BucketState(
         exists=True,
         versioning=versioning.get("Status") == "Enabled",
         object_lock=object_lock,
         default_retention=default_retention,
-        expirations=call(place, lambda: _expirations(client, place.bucket)),
+        expirations=None if rules is None else tuple(_described(rule) for rule in rules if _removes_objects(rule)),
+        transitions=None
+        if rules is None
+        else tuple(_described(rule, moves) for rule in rules if (moves := _storage_classes(rule))),
     )
 
 
@@ -60,20 +71,17 @@ def _retention_text(default: DefaultRetentionTypeDef) -> str:
     return f"{default.get('Mode', 'unknown mode')} for {period}"
 
 
-def _expirations(client: S3Client, bucket: str) -> tuple[LifecycleRule, ...] | None:
+def _rules(client: S3Client, bucket: str) -> list[LifecycleRuleOutputTypeDef] | None:
+    """The lifecycle rules that are on; None where the store can't say."""
     try:
         reply = client.get_bucket_lifecycle_configuration(Bucket=bucket)
     except ClientError as error:
         if error_code(error) == _NO_LIFECYCLE:
-            return ()
+            return []
         if error_code(error) in _NOT_OFFERED:
             return None
         raise
-    return tuple(
-        LifecycleRule(rule.get("ID", ""), _rule_prefix(rule))
-        for rule in reply.get("Rules", [])
-        if rule.get("Status") == "Enabled" and _removes_objects(rule)
-    )
+    return [rule for rule in reply.get("Rules", []) if rule.get("Status") == "Enabled"]
 
 
 def _removes_objects(rule: LifecycleRuleOutputTypeDef) -> bool:
@@ -81,6 +89,16 @@ def _removes_objects(rule: LifecycleRuleOutputTypeDef) -> bool:
     return "Days" in expiration or "Date" in expiration or "NoncurrentVersionExpiration" in rule
 
 
-def _rule_prefix(rule: LifecycleRuleOutputTypeDef) -> str:
+def _storage_classes(rule: LifecycleRuleOutputTypeDef) -> tuple[str, ...]:
+    """The storage classes into which a rule moves objects."""
+    moves = [*rule.get("Transitions", []), *rule.get("NoncurrentVersionTransitions", [])]
+    return tuple(sorted({str(move.get("StorageClass", "unknown")) for move in moves}))
+
+
+def _described(rule: LifecycleRuleOutputTypeDef, storage_classes: tuple[str, ...] = ()) -> LifecycleRule:
     place = rule.get("Filter", {})
-    return place.get("And", {}).get("Prefix", "") or place.get("Prefix", "") or rule.get("Prefix", "")
+    both = place.get("And", {})
+    prefix = both.get("Prefix", "") or place.get("Prefix", "") or rule.get("Prefix", "")
+    tags = [*both.get("Tags", []), *([place["Tag"]] if "Tag" in place else [])]
+    named = tuple(sorted((tag["Key"], tag["Value"]) for tag in tags))
+    return LifecycleRule(rule.get("ID", ""), prefix, named, storage_classes)

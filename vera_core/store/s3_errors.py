@@ -91,7 +91,11 @@ _CLOCK = Fault(
 )
 _GONE = Fault(ConflictError, "the multipart upload was ended by somebody else", "Run it again.")
 _UNKNOWN_CALL = Fault(UnsafeStoreError, "the store does not offer this S3 function", "Run `vera probe` on the store.")
-_COLD = Fault(UnavailableError, "the object lies in cold storage", "Restore it to a readable storage class first.")
+_COLD = Fault(
+    UnavailableError,
+    "the object lies in a cold storage class, where nothing can be read",
+    "Restore it (`aws s3api restore-object`), wait until that is done, and run it again.",
+)
 _ADDRESS = Fault(UsageError, "the store's address or region is wrong", "Check AWS_ENDPOINT_URL_S3 and AWS_REGION.")
 _REFUSED = Fault(UsageError, "the store refused the request", "Check the settings that it names.")
 _TLS = Fault(
