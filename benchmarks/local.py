@@ -24,7 +24,7 @@ from vera_core.operations.pace import at_pace
 from vera_core.operations.repository import Workplace
 from vera_core.routing import Routing
 from vera_core.source.base import Terms
-from vera_core.source.manifest import Manifest, freeze
+from vera_core.source.manifest import Freezing, Manifest, freeze
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def freeze_local(corpus: Corpus) -> None:
     path = _manifest(corpus)
     path.unlink(missing_ok=True)
     with at_pace():
-        freeze(_source(corpus).batches(WINDOW), Routing(), path, window=WINDOW, spool=corpus.directory)
+        freeze(_source(corpus).batches(WINDOW), path, window=WINDOW, by=Freezing(Routing(), corpus.directory))
 
 
 def prepare_local(corpus: Corpus) -> Prepared:
@@ -83,7 +83,7 @@ def pack_local(prepared: Prepared, target: Path, policy: Policy = Policy.BALANCE
     """Packs the rows of the frozen manifest into the shard `target`."""
     manifest, count = prepared.manifest, prepared.manifest.row_count
     workplace = Workplace(actor="benchmark", spool=target.parent)
-    options = Options(policy, workplace.threads, os.cpu_count() or 1)
+    options = Options(policy, workplace.threads, processes=os.cpu_count() or 1)
     shard = ShardOptions(bytes(16), RETENTION)
     limits = BuildLimits(NO_LIMIT, policy)
     with (

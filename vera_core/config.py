@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vera_core.codec import MAX_INLINE
 from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError, VeraError
@@ -35,13 +35,33 @@ DEFAULT_PART_ROWS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
+class Encryption:
+    """How a repository is encrypted: the KEK's name, and the s3:// URIs of registered copies of its keys."""
+
+    kek: str
+    copies: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the `init` record."""
+        return {"kek": self.kek, "copies": list(self.copies)}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; one of `ValueError`, `KeyError`, `TypeError` where it is none."""
+        if not isinstance(body["kek"], str) or not all(isinstance(copy, str) for copy in body["copies"]):
+            raise TypeError(f"{body!r} is no encryption")
+        return cls(body["kek"], tuple(body["copies"]))
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     """A repository as of config record `revision`.
 
     `inline_limit`: bytes up to which a file shares a shard with others; `shard_bytes`: stored bytes at which a shard is
     closed; `part_rows`: rows at which it is closed. `locked` is False only where init accepted a store without enforced
     locks. `tells_markers`: whether the store's 404 tells of delete markers. `erasure_approval`: whether erasures and
-    disposals need the approval of somebody else than who asked for them; once set, it stays.
+    disposals need the approval of somebody else than who asked for them; once set, it stays. `encryption` is None where
+    files are stored openly.
     """
 
     repository_id: str
@@ -55,6 +75,7 @@ class RepositoryConfig:
     part_rows: int = DEFAULT_PART_ROWS
     tells_markers: bool = False
     erasure_approval: bool = False
+    encryption: Encryption | None = None
     min_reader: int = PROTOCOL_VERSION
     min_writer: int = PROTOCOL_VERSION
     revision: int = 0
@@ -120,15 +141,13 @@ class RepositoryConfig:
             "part_rows": self.part_rows,
             "tells_markers": self.tells_markers,
             "erasure_approval": self.erasure_approval,
-            "encryption": None,
+            "encryption": None if self.encryption is None else self.encryption.to_json(),
             "min_reader": self.min_reader,
             "min_writer": self.min_writer,
         }
 
 
 def _apply_init(_before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
-    if body["encryption"] is not None:
-        raise IncompatibleError("the repository is encrypted, which this VERA does not know", todo="Use a newer VERA.")
     return RepositoryConfig(
         repository_id=str(body["repository"]),
         lock_mode=LockMode(body["lock_mode"]),
@@ -148,6 +167,7 @@ def _apply_init(_before: RepositoryConfig | None, body: Mapping[str, Any]) -> Re
         part_rows=int(body["part_rows"]),
         tells_markers=bool(body["tells_markers"]),
         erasure_approval=bool(body["erasure_approval"]),
+        encryption=None if body["encryption"] is None else Encryption.from_json(body["encryption"]),
         min_reader=int(body["min_reader"]),
         min_writer=int(body["min_writer"]),
     )

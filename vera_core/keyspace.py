@@ -37,6 +37,7 @@ class KeyKind(StrEnum):
     LOG = "log"
     SIDECAR = "sidecar"
     KEYRING = "keyring"
+    TENANT_KEY = "tenant_key"
     MANIFEST = "manifest"
     INVENTORY = "inventory"
     PROOFS = "proofs"
@@ -163,6 +164,10 @@ class Keyspace:
     def keyring(self, slot: Slot, digest: bytes) -> str:
         """The keyring of the shard with that digest."""
         return f"{self.slot_prefix(slot)}{_digest_text(digest)}.keys"
+
+    def tenant_key(self, tenant: str) -> str:
+        """The tenant's key, where the repository is encrypted."""
+        return f"{self.tenant_prefix(tenant)}tenant.keys"
 
     def log_prefix(self, slot: Slot) -> str:
         """All records of a slot's log."""
@@ -341,6 +346,7 @@ _PATTERNS: dict[KeyKind, re.Pattern[str]] = {
         KeyKind.LOG: rf"{_SLOT}/log/{_NUMBER}\.json",
         KeyKind.SIDECAR: rf"{_SLOT}/\.vera\.meta",
         KeyKind.KEYRING: rf"{_SLOT}/{_DIGEST}\.keys",
+        KeyKind.TENANT_KEY: rf"{_TENANT}/tenant\.keys",
         KeyKind.MANIFEST: rf"{_TENANT}/windows/(?P<source>{_NAME})/{_DAY}/{_NUMBER}\.parquet",
         KeyKind.INVENTORY: rf"{_TENANT}/inventory/date={_DAY}/(?P<index>{_INDEX})-{_NUMBER}\.parquet",
         KeyKind.PROOFS: rf"{_TENANT}/proofs/{_DAY}\.json",

@@ -6,6 +6,7 @@ are documented field by field in docs/protocol.md, "Slot log records".
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vera_core.errors import IncompatibleError, IntegrityError
@@ -222,6 +223,20 @@ def _apply_retain(state: SlotState, record: Record) -> None:
     _supersede(state, [shard for number in unused for shard in state.shards.get(number, ())])
 
 
+def _apply_puncture(state: SlotState, record: Record) -> None:
+    # From now on readers refuse keyrings that could still open what was erased, wherever such a one is put back.
+    revisions = {str(item["sha256"]): int(item["keyring"]) for item in record.body["shards"]}
+    state.shards = {number: _raised(shards, revisions) for number, shards in state.shards.items()}
+    state.superseded = _raised(state.superseded, revisions)
+
+
+def _raised(shards: Iterable[ShardRef], revisions: Mapping[str, int]) -> list[ShardRef]:
+    return [
+        replace(shard, keyring=max(shard.keyring, revisions.get(shard.sha256, 0))) if shard.keyring else shard
+        for shard in shards
+    ]
+
+
 def _apply_dispose(state: SlotState, record: Record) -> None:
     _check_said(record, "request", "actor")
     named = {(str(item["key"]), str(item["version_id"])) for item in record.body["shards"]}
@@ -255,6 +270,7 @@ HANDLERS: dict[str, Callable[[SlotState, Record], None]] = {
     "commit": _apply_commit,
     "repack": _apply_repack,
     "tombstone": _apply_tombstone,
+    "puncture": _apply_puncture,
     "readmit": _apply_readmit,
     "hold": _apply_hold,
     "release": _apply_release,

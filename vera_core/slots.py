@@ -36,6 +36,7 @@ class ShardRef:
 
     `number` is the record that brought it: the commit part of the origin of every entry that carries none. `sha256`
     (hex) is over all bytes; sizes are bytes; `keys` is the little-endian u32 list of a small shard's keys, else empty.
+    `keyring` is the least revision of its keyring that counts, 0 where the shard is not encrypted.
     """
 
     number: int
@@ -51,6 +52,7 @@ class ShardRef:
     retention_class: str
     lock: Lock
     keys: bytes = b""
+    keyring: int = 0
 
     def may_hold(self, key: int) -> bool:
         """Whether an entry with that u64 key can be in the shard."""
@@ -73,6 +75,7 @@ class ShardRef:
             "class": self.retention_class,
             "lock": {"mode": self.lock.mode.value, "until": format_time(self.lock.until)},
             "keys": base64.b64encode(self.keys).decode(),
+            "keyring": self.keyring,
         }
 
     @classmethod
@@ -96,7 +99,14 @@ class ShardRef:
             retention_class=str(body["class"]),
             lock=Lock(LockMode(body["lock"]["mode"]), parse_time(body["lock"]["until"])),
             keys=base64.b64decode(body["keys"], validate=True),
+            keyring=_revision(body["keyring"]),
         )
+
+
+def _revision(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number < 1 << 32:
+        raise ValueError(f"{number!r} is no revision of a keyring")
+    return number
 
 
 def _words(data: bytes) -> set[bytes]:

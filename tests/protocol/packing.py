@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import io
+import os
 import random
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vera_core.config import ConfigLog, RepositoryConfig
+from vera_core.config import ConfigLog, Encryption, RepositoryConfig
+from vera_core.keys.local import LocalKeys
 from vera_core.keyspace import Keyspace
 from vera_core.model import LockMode, RetentionClass, to_micros
 from vera_core.operations.pack import PackReport, pack_window
@@ -23,11 +29,11 @@ from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from vera_core.store.base import ObjectStore
 
 PREFIX = "archive"
+KEK_VARIABLE = "VERA_TEST_KEK"
 KEYS = Keyspace(PREFIX)
 DAY = date(2026, 3, 1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,9 +56,25 @@ def make_repository(store: ObjectStore, spool: Path, **changes: Any) -> Reposito
     return opened(store, spool)
 
 
+def make_encrypted(store: ObjectStore, spool: Path, **changes: Any) -> Repository:
+    """As `make_repository`, encrypted; its KEK is `local_kek`."""
+    return make_repository(store, spool, encryption=Encryption(local_kek().kek), **changes)
+
+
+def local_kek() -> LocalKeys:
+    """The key service of all encrypted repositories of a test run, in whichever process."""
+    if KEK_VARIABLE not in os.environ:
+        directory = Path(tempfile.mkdtemp(prefix="vera-test-kek-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        os.environ[KEK_VARIABLE] = str(directory / "kek.json")
+        LocalKeys.create(directory / "kek.json")
+    return LocalKeys(Path(os.environ[KEK_VARIABLE]))
+
+
 def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_seconds: float = 5.0) -> Repository:
     """A new handle, as another process would have."""
-    return Repository(store, PREFIX, Workplace(actor=actor, spool=spool, freshness_seconds=freshness_seconds))
+    place = Workplace(actor=actor, spool=spool, freshness_seconds=freshness_seconds, key_service=local_kek)
+    return Repository(store, PREFIX, place)
 
 
 def copied(store: MemoryStore) -> MemoryStore:
@@ -189,5 +211,5 @@ def pack(repo: Repository, source: MemorySource, day: date = DAY, revision: int 
 
 __all__ = [
     "CONFIG", "DAY", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
-    "assert_archived", "copied", "make_repository", "opened", "pack", "some_files",
+    "assert_archived", "copied", "local_kek", "make_encrypted", "make_repository", "opened", "pack", "some_files",
 ]  # fmt: skip

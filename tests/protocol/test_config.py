@@ -197,7 +197,6 @@ def test_a_newer_writer_fences_writers_and_not_readers(memory_store: MemoryStore
         [{"type": "epoch", "from_day": "2026-03-01", "n_bits": 3}],
         [INIT, INIT],
         [INIT, {"type": "unheard-of"}],
-        [{**INIT, "encryption": {"kind": "something"}}],
     ],
 )
 def test_what_this_vera_does_not_expect_is_refused(memory_store: MemoryStore, bodies: list[dict[str, Any]]) -> None:
@@ -209,6 +208,8 @@ def test_what_this_vera_does_not_expect_is_refused(memory_store: MemoryStore, bo
     "bodies",
     [
         [{"type": "init"}],
+        [{**INIT, "encryption": {"kek": 1, "copies": []}}],
+        [{**INIT, "encryption": {"kind": "something"}}],
         [{**INIT, "classes": []}],
         [{**INIT, "classes": [{"name": "x", "days": 0, "erasability": "erasable"}]}],
         [{**INIT, "classes": "abc"}],

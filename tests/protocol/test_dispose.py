@@ -296,7 +296,7 @@ def test_a_hold_that_comes_after_the_approval_keeps_its_shard_until_it_is_releas
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({"type": "puncture"}, IncompatibleError),
+        ({"type": "unheard-of"}, IncompatibleError),
         ({"type": "request"}, IncompatibleError),
         ({"type": "done", "disposed": [9], "kept": []}, IntegrityError),
         ({"type": "done", "disposed": [-1], "kept": []}, IntegrityError),

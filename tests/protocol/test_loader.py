@@ -33,7 +33,7 @@ from vera_core.operations.retrieve import Retriever
 from vera_core.routing import Routing
 from vera_core.source.base import BigContent, Terms, Unreadable, Window
 from vera_core.source.directory import DirectorySource, Packing
-from vera_core.source.manifest import freeze
+from vera_core.source.manifest import Freezing, freeze
 from vera_core.source.rows import RejectReason, RowBatch
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def source(tmp_path: Path) -> DirectorySource:
 @pytest.fixture
 def rows(source: DirectorySource, tmp_path: Path) -> RowBatch:
     window = Window(source.name, source.tenant, DAY)
-    manifest = freeze(source.batches(window), Routing(), tmp_path / "m.parquet", window=window, spool=tmp_path)
+    manifest = freeze(source.batches(window), tmp_path / "m.parquet", window=window, by=Freezing(Routing(), tmp_path))
     (batch,) = manifest.batches(0, manifest.row_count)
     return batch
 

@@ -315,9 +315,9 @@ def test_sixteen_writers_leave_the_newest(memory_store: MemoryStore) -> None:
 def test_an_unknown_record_stops_readers_with_and_without_a_sidecar(memory_store: MemoryStore) -> None:
     state = written(memory_store)
     log = slot_log(memory_store)
-    log.chain.append(state.head, {"type": "puncture"}, lock=Lock(LockMode.GOVERNANCE, FAR), now=datetime.now(UTC))
+    log.chain.append(state.head, {"type": "unheard-of"}, lock=Lock(LockMode.GOVERNANCE, FAR), now=datetime.now(UTC))
     for read in (slot_log(memory_store).current, slot_log(memory_store).load):
-        with pytest.raises(IncompatibleError, match="'puncture'"):
+        with pytest.raises(IncompatibleError, match="'unheard-of'"):
             read()
 
 
@@ -331,7 +331,7 @@ def test_an_unreadable_record_stops_readers_with_and_without_a_sidecar(memory_st
 
 def test_nothing_that_could_not_be_read_is_appended(memory_store: MemoryStore) -> None:
     state = written(memory_store)
-    for body, error in (({"type": "puncture"}, IncompatibleError), (tombstone("u", (1, -1)), IntegrityError)):
+    for body, error in (({"type": "unheard-of"}, IncompatibleError), (tombstone("u", (1, -1)), IntegrityError)):
         with pytest.raises(error):
             put(slot_log(memory_store), state, body)
     assert slot_log(memory_store).load().head.number == 3

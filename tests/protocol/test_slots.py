@@ -205,7 +205,7 @@ def test_a_disposed_shard_is_live_no_more_and_may_be_condemned() -> None:
     assert fold(*packed, repack(one, shard("three")), dispose(one, two)).strays == [4], "whole or not at all"
 
 
-@pytest.mark.parametrize("kind", ["puncture", "unheard-of", "", "Commit"])
+@pytest.mark.parametrize("kind", ["punctured", "unheard-of", "", "Commit"])
 def test_an_unknown_record_is_never_passed_over(kind: str) -> None:
     with pytest.raises(IncompatibleError, match="does not know"):
         fold(commit(0, 10, shard("one")), {"type": kind})

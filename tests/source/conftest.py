@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tests.fixtures_postgres import PostgresServer, postgres, postgres_database
 from vera_core.routing import Routing
 from vera_core.source.base import BigContent, Terms, Unreadable, Window
-from vera_core.source.manifest import Manifest, freeze
+from vera_core.source.manifest import Freezing, Manifest, freeze
 from vera_core.source.mapping import ContentColumn, ContentKind, SourceSettings, TimeColumn, TimeType
 from vera_core.source.sql import SqlSource, open_sources
 
@@ -113,9 +113,8 @@ class Business:
 
 def freeze_into(scratch: Path, source: Source, window: Window, routing: Routing | None = None) -> Manifest:
     number = len(list(scratch.glob("*.parquet")))
-    return freeze(
-        source.batches(window), routing or Routing(), scratch / f"{number}.parquet", window=window, spool=scratch
-    )
+    by = Freezing(routing or Routing(), scratch)
+    return freeze(source.batches(window), scratch / f"{number}.parquet", window=window, by=by)
 
 
 def rows_of(source: Source, window: Window = WINDOW) -> list[RawRow]:

@@ -25,7 +25,7 @@ from vera_core.source import manifest as manifests
 from vera_core.source import rows as row_types
 from vera_core.source import sorting
 from vera_core.source.base import Window
-from vera_core.source.manifest import BLOCK_ROWS, Manifest, freeze
+from vera_core.source.manifest import BLOCK_ROWS, Freezing, Manifest, freeze
 from vera_core.source.revisions import new_rows
 from vera_core.source.rows import RawRow, RejectReason, Row, batched, metadata_text, metadata_texts, parse_metadata
 
@@ -56,7 +56,7 @@ ROWS = st.builds(
 
 def frozen(scratch: Path, rows: Iterable[RawRow], routing: Routing | None = None, window: Window = WINDOW) -> Manifest:
     path = scratch / f"{len(list(scratch.iterdir()))}-{random.random()}.parquet"
-    return freeze(batched(rows), routing or Routing(), path, window=window, spool=scratch)
+    return freeze(batched(rows), path, window=window, by=Freezing(routing or Routing(), scratch))
 
 
 def bits(number: int) -> Routing:
@@ -247,8 +247,9 @@ def test_a_source_that_gives_rows_of_another_day_is_stopped(tmp_path: Path) -> N
 
 def test_a_spool_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorting, "RUN_ROWS", 5)
+    by = Freezing(Routing(), tmp_path / "nowhere")
     with pytest.raises(UnavailableError, match="can't be written"):
-        freeze(batched(some_rows(9000)), Routing(), tmp_path / "m.parquet", window=WINDOW, spool=tmp_path / "nowhere")
+        freeze(batched(some_rows(9000)), tmp_path / "m.parquet", window=WINDOW, by=by)
 
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
@@ -371,7 +372,7 @@ from pathlib import Path
 from datetime import date
 import pandas
 from vera_core.source.base import Window
-from vera_core.source.manifest import freeze
+from vera_core.source.manifest import Freezing, freeze
 from vera_core.source.rows import RawRow, batched
 from vera_core.routing import Routing, RoutingEpoch
 window = Window("s", "default", date(2026, 3, 1))
@@ -383,9 +384,10 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 routing = Routing(epochs=(RoutingEpoch(date.min, 2),))
 scratch = Path(sys.argv[1])
-freeze(batched(rows(20_000)), routing, scratch / "warm", window=window, spool=scratch)
+by = Freezing(routing, scratch)
+freeze(batched(rows(20_000)), scratch / "warm", window=window, by=by)
 before = peak()
-made = freeze(batched(rows(int(sys.argv[2]))), routing, scratch / "m", window=window, spool=scratch)
+made = freeze(batched(rows(int(sys.argv[2]))), scratch / "m", window=window, by=by)
 frozen = peak()
 assert sum(1 for _ in made.rows(0, made.row_count)) == int(sys.argv[2])
 print(before, frozen, peak())

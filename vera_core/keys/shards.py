@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -128,6 +128,72 @@ class _Unsealed(NamedTuple):
     inside: Inside
 
 
+class Opener(Protocol):
+    """What gives the files of an open shard as they were archived, sealed or not. Threads may share it."""
+
+    @property
+    def reader(self) -> ShardReader:
+        """The shard, as it is stored."""
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the entry can still be read."""
+
+    def read(self, entry: Entry) -> tuple[Entry, bytes]:
+        """An entry of `reader` with all that was archived of it, and its content.
+
+        Raises:
+            ErasedError: its key was destroyed.
+            IntegrityError: it does not verify.
+        """
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """As `read`, for many, in the order of their places."""
+
+    def read_all(self) -> Iterator[tuple[Entry, bytes]]:
+        """As `read`, for all, by ordinal."""
+
+    def stream(self, entry: Entry) -> tuple[Entry, Iterator[bytes]]:
+        """As `read`, with the content in chunks of bounded size; it is verified before the last one is handed out."""
+
+    def facts(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Entries of `reader` with all that was archived of them, in their order; contents are read where they must.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`.
+        """
+
+
+class PlainOpener:
+    """The files of a shard that is not encrypted: see `Opener`."""
+
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
+
+    def holds(self, entry: Entry) -> bool:  # noqa: ARG002 - as Opener
+        """See `Opener`."""
+        return True
+
+    def read(self, entry: Entry) -> tuple[Entry, bytes]:
+        """See `Opener`."""
+        return entry, self.reader.read(entry)
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """See `Opener`."""
+        return self.reader.read_many(entries)
+
+    def read_all(self) -> Iterator[tuple[Entry, bytes]]:
+        """See `Opener`."""
+        return self.reader.read_all()
+
+    def stream(self, entry: Entry) -> tuple[Entry, Iterator[bytes]]:
+        """See `Opener`."""
+        return entry, self.reader.read_stream(entry)
+
+    def facts(self, entries: Sequence[Entry]) -> list[Entry]:
+        """See `Opener`."""
+        return list(entries)
+
+
 class ShardOpener:
     """The files of an encrypted shard, opened. Threads may share it; it holds secrets: keep it no longer than needed.
 
@@ -206,6 +272,16 @@ class ShardOpener:
             ErasedError, IntegrityError: as `read`, for the first of them.
         """
         return self.open_many(self.reader.read_all())
+
+    def stream(self, entry: Entry) -> tuple[Entry, Iterator[bytes]]:
+        """See `Opener`."""
+        opened, content = self.read(entry)
+        return opened, iter((content,))
+
+    def facts(self, entries: Sequence[Entry]) -> list[Entry]:
+        """See `Opener`."""
+        found = {opened.ordinal: opened for opened, _ in self.read_many(entries)}
+        return [found[entry.ordinal] for entry in entries]
 
     def open_many(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[tuple[Entry, bytes]]:
         """Sealed entries with their sealed bytes, opened in the order in which they come; neighbours are quickest.

@@ -22,6 +22,8 @@ from vera_core.keys.service import good
 from vera_core.model import check_uid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vera_core.keys.service import KeyService
 
 SECRET_BYTES = 32
@@ -33,6 +35,7 @@ class Purpose(Enum):
 
     UID = b"vera-tenant-uid-v1"
     CONTENT = b"vera-tenant-content-v1"
+    ROW = b"vera-tenant-row-v1"
 
 
 def keyed_uid_key(keyed_uid: str) -> int:
@@ -79,6 +82,11 @@ class TenantKey:
             BadUidError: no uid.
         """
         return hmac_sha256(self._uid, check_uid(uid).encode())[:KEYED_UID_BYTES].hex()
+
+    def keyed_texts(self, texts: Iterable[str]) -> list[str]:
+        """As `keyed_uid` of each, for any texts: rejected rows have uids that are none."""
+        subkey = self._uid
+        return [hmac_sha256(subkey, text.encode())[:KEYED_UID_BYTES].hex() for text in texts]
 
     def keyed_digest(self, content: bytes) -> bytes:
         """32 bytes: HMAC-SHA-256(subkey for contents, content), which stands where others have a plain SHA-256."""

@@ -7,7 +7,7 @@ uploads anything; what is built lies in the spool and can be thrown away.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import numpy as np
 
 from vera_core.errors import IntegrityError, UsageError
 from vera_core.format import Names, ShardWriter
+from vera_core.keys.shards import ShardSealer
 from vera_core.operations.commit import LocalShard
 from vera_core.operations.judge import EQUAL, UNREAD
 from vera_core.slots import FILTER_ENTRIES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vera_core.encoding import Trained
     from vera_core.format import ShardOptions, ShardSummary
     from vera_core.format.writer import Sink
+    from vera_core.keys.tenant import TenantKey
     from vera_core.model import Policy
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.judge import Judge
@@ -37,15 +39,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BuildLimits:
-    """Where a part ends: stored bytes (never between two rows of one uid); how big files are compressed."""
+    """Where a part ends: stored bytes (never between two rows of one uid); how big files are compressed.
+
+    `tenant`: the key under which files are sealed, None in an unencrypted repository.
+    """
 
     shard_bytes: int
     policy: Policy
+    tenant: TenantKey | None = None
 
 
 @dataclass(slots=True)
 class BuiltPart:
-    """Rows [first, end) as built: the shard in the spool (None if no row was archived) and what became of the rest."""
+    """Rows [first, end) as built: the shard in the spool (None if no row was archived) and what became of the rest.
+
+    `sealer` has the keys of its files where it is encrypted.
+    """
 
     first: int
     end: int
@@ -55,6 +64,7 @@ class BuiltPart:
     local: LocalShard | None = None
     summary: ShardSummary | None = None
     keys: list[int] = field(default_factory=list)
+    sealer: ShardSealer | None = None
 
     def reject(self, number: int, reason: str) -> None:
         """Notes that row `number` is not archived, and why, as ranges of row numbers."""
@@ -89,6 +99,9 @@ def build_part(
     The shard is finished and not yet verified: see `verify_built`.
     """
     part = BuiltPart(rows[0], rows[0])
+    if limits.tenant is not None:
+        part.sealer = ShardSealer.fresh(limits.tenant, rows[1] - rows[0])
+        options = replace(options, encryption=part.sealer.encryption)
     handle = tempfile.NamedTemporaryFile(dir=spool, prefix="part-", suffix=".vera", delete=False)  # noqa: SIM115
     path = Path(handle.name)
     try:
@@ -204,9 +217,12 @@ class _Filling:
                 list(compress(zip(rows.media_types, rows.metadata, strict=True), kept)),
                 keys=keys,
             )
-            self._opened().append_batch(names, batch)
-            part.archived += len(batch)
+            writer = self._opened()
             self.stored_bytes += int(batch.facts["stored_size"].sum())
+            if part.sealer is not None:
+                names, batch = part.sealer.seal(writer.entries, names, list(compress(rows.names, kept)), batch)
+            writer.append_batch(names, batch)
+            part.archived += len(batch)
             if len(part.keys) <= FILTER_ENTRIES:
                 part.keys += keys
         part.end = rows.first + end
@@ -225,6 +241,9 @@ class _Filling:
         assert isinstance(content, BigContent)
         self.last_uid = row.uid
         number = loaded.rows.first + place
+        if self.part.sealer is not None:
+            self.part.reject(number, RejectReason.TOO_BIG)
+            return
         writer = ShardWriter(self.sink, options=self.options)
         try:
             with content.open() as file:

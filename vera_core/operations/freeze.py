@@ -17,7 +17,7 @@ from vera_core.keyspace import KeyKind
 from vera_core.model import Lock, day_text
 from vera_core.operations.commit import whole_second
 from vera_core.operations.repository import LOCK_SLACK
-from vera_core.source.manifest import Manifest, freeze
+from vera_core.source.manifest import Freezing, Manifest, freeze
 from vera_core.source.revisions import new_rows
 from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
 from vera_core.store.chain import PUT_ATTEMPTS, earliest_record
@@ -98,14 +98,14 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
         if existing.window.revision == window.revision:
             return existing
     config = repo.settled_config({window.day - timedelta(1), window.day, window.day + timedelta(1)})
-    routing = config.routing
     path = _local(scratch)
     try:
         known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
         batches = source.batches(window)
         if known:
             batches = new_rows(batches, known, again=unread_rows(repo, known))
-        manifest = freeze(batches, routing, path, window=window, spool=scratch)
+        naming = repo.naming(window.tenant, make=True)
+        manifest = freeze(batches, path, window=window, by=Freezing(config.routing, scratch, naming))
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
         lock = Lock(config.lock_mode, until) if config.locked else None

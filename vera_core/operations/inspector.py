@@ -30,7 +30,7 @@ Raises:
 def inspect_file(path: Path) -> Verified:
     """An `Inspect` in this thread."""
     with FileSource(path) as source:
-        return ShardReader.open(source).verify()
+        return ShardReader.open(source, sealed=True).verify()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vera_core.operations.load import stream_digest
-from vera_core.operations.lookup import ShardReaders, versions_of
+from vera_core.operations.lookup import ShardReaders, opened, versions_of
 from vera_core.source.base import BigContent, Unreadable
 from vera_core.source.rows import RejectReason
 from vera_core.store.base import MissingObjectError
@@ -54,35 +54,36 @@ class Judge:
 
     def _verdict(self, loaded: Loaded, place: int) -> str | None:
         row = loaded.rows.row(place)
-        if row.uid in self._erased:
+        if row.name in self._erased:
             return RejectReason.ERASED
         if not any(shard.may_hold(row.key) for shard in self._live):
             return None
         alive = [
             version
-            for version in versions_of(self._readers, self._state, row.uid, row.key)
+            for version in versions_of(self._readers, self._state, row.name, row.key)
             if version.origin.commit < self._before and not self._state.is_dead(version.origin)
         ]
         if not alive:
             return None
-        latest = alive[-1].entry
+        small = None if isinstance(loaded.special.get(place), BigContent) else _digest(loaded, place)
+        if small is not None and small != alive[-1].entry.sha256:
+            return None
+        latest = opened(self._readers, alive[-1:])[0].entry
         same_facts = (latest.created_at, latest.media_type, latest.metadata) == (
             row.created_at,
             row.media_type,
             row.metadata,
         )
-        if not same_facts:
-            return None
+        if small is not None or not same_facts:
+            return EQUAL if same_facts else None
+        big = loaded.special[place]
+        assert isinstance(big, BigContent)
         try:
-            return EQUAL if latest.sha256 == _digest(loaded, place, latest.size) else None
+            return EQUAL if big.size == latest.size and latest.sha256 == stream_digest(big) else None
         except UNREAD:
             return RejectReason.UNREADABLE
 
 
-def _digest(loaded: Loaded, place: int, size: int) -> bytes:
-    """The content's SHA-256; of a big file only where its size makes equality possible."""
-    content = loaded.special.get(place)
-    if isinstance(content, BigContent):
-        return stream_digest(content) if content.size == size else b""
+def _digest(loaded: Loaded, place: int) -> bytes:
     digest: bytes = loaded.encoded.facts["digest"][place].tobytes()
     return digest

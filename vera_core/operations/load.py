@@ -11,18 +11,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from vera_core.codec import digest
 from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained
+from vera_core.keys.naming import PLAIN
 from vera_core.training import train_dictionaries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vera_core.encoding import Digest
+    from vera_core.keys.naming import Naming
     from vera_core.model import Policy
     from vera_core.source.base import BigContent, Fetched, Source, Unreadable
     from vera_core.source.rows import RowBatch
@@ -76,13 +77,24 @@ It may load only some rows of the batch's beginning (at least one), and gets the
 """
 
 
-class PartWork:
-    """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them."""
+class Encoding(NamedTuple):
+    """How contents are encoded: what compressing aims at, and what stands for them."""
 
-    def __init__(self, policy: Policy, files: int, digest_with: Digest = digest) -> None:
-        self._policy = policy
+    policy: Policy
+    naming: Naming = PLAIN
+
+
+class PartWork:
+    """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them.
+
+    `digest_with`: where another way to the same digests is quicker.
+    """
+
+    def __init__(self, encoding: Encoding, files: int, digest_with: Digest | None = None) -> None:
+        self._policy = encoding.policy
+        self._common = encoding.naming.tenant_key is not None
         self._files = files
-        self._digest_with = digest_with
+        self._digest_with = digest_with or encoding.naming.digest
         self._encoder: Encoder | None = None
 
     def encode(self, contents: Sequence[bytes], media_types: Sequence[str]) -> EncodedBatch:
@@ -94,7 +106,7 @@ class PartWork:
 
     def train(self, contents: Sequence[bytes], media_types: Sequence[str]) -> None:
         """Trains the part's dictionaries."""
-        self.use(train_dictionaries(contents, media_types, policy=self._policy, files=self._files))
+        self.use(train_dictionaries(contents, media_types, policy=self._policy, files=self._files, common=self._common))
 
     def use(self, trained: Trained) -> None:
         """Goes on with these dictionaries."""
@@ -109,16 +121,16 @@ class PartWork:
 class ThreadedLoading:
     """Loads in threads. Close it."""
 
-    def __init__(self, source: Source, policy: Policy, threads: int) -> None:
+    def __init__(self, source: Source, encoding: Encoding, threads: int) -> None:
         self._source = source
-        self._policy = policy
-        self._work = PartWork(policy, 0)
+        self._encoding = encoding
+        self._work = PartWork(encoding, 0)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vera-load")
 
     def start(self, batch: RowBatch, files: int) -> Future[Loaded]:
         """See `Start`."""
         if files:
-            self._work = PartWork(self._policy, files)
+            self._work = PartWork(self._encoding, files)
         return self._pool.submit(self._load, batch, self._work, files)
 
     def close(self) -> None:

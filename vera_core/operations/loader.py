@@ -21,11 +21,13 @@ import numpy as np
 
 from vera_core.codec import digest_alone
 from vera_core.encoding import FACTS, EncodedBatch, Trained
+from vera_core.keys.naming import PLAIN
 from vera_core.model import Policy
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, Part, serve
 from vera_core.operations.load import (
     LOADED_BYTES,
     TRAINING_BYTES,
+    Encoding,
     Loaded,
     PartWork,
     ThreadedLoading,
@@ -40,6 +42,7 @@ from vera_core.source.rows import RejectReason, RowBatch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vera_core.keys.naming import Naming
     from vera_core.source.base import LocalContents, Source
 
 Load: TypeAlias = Callable[[Iterable[RowBatch], int], Generator[Loaded]]
@@ -54,13 +57,14 @@ _NO_SIZE = -1
 
 
 class Options(NamedTuple):
-    """How rows are loaded: `policy` for their encoding, `threads` where threads do it, else `processes`.
+    """How rows are loaded: `policy` and `naming` for encoding, `threads` where they do it, else `processes`.
 
     One process for every two cores leaves the others to building, verifying and uploading, which take as long.
     """
 
     policy: Policy
     threads: int
+    naming: Naming = PLAIN
     processes: int = min(8, max(1, (os.cpu_count() or 1) // 2))
 
 
@@ -91,8 +95,8 @@ def loader(source: Source, rows: int, options: Options) -> Iterator[Load]:
     """A `Load` for `rows` rows in all; for one thread, and one use after the other."""
     local = source.local if isinstance(source, LocalSource) else None
     loading: ThreadedLoading | _LoadingProcesses
-    if local is None or rows < OWN_PROCESS_ROWS:
-        loading = ThreadedLoading(source, options.policy, options.threads)
+    if local is None or rows < OWN_PROCESS_ROWS or options.naming.tenant_key is not None:
+        loading = ThreadedLoading(source, Encoding(options.policy, options.naming), options.threads)
     else:
         loading = _LoadingProcesses(source, local, options)
     try:
@@ -140,7 +144,7 @@ class _LoadingProcesses:
         """Loads rows frozen under other settings, whose contents are no files, without dictionaries."""
         if files:
             self._tell(self._children, Trained())
-        work = PartWork(self._policy, 0)
+        work = PartWork(Encoding(self._policy), 0)
         work.use(Trained())
         return self._receivers[0].submit(load, self._source, batch, work.encode)
 
@@ -245,13 +249,13 @@ def main(settings: str) -> None:
     """The process."""
     roots, inline_limit, policy = json.loads(settings)
     files = LocalFiles([Path(root) for root in roots], inline_limit)
-    work = PartWork(Policy(policy), 0)
+    work = PartWork(Encoding(Policy(policy)), 0)
 
     def answer(data: bytes) -> list[Part] | None:
         nonlocal work
         call = unpack_call(data)
         if call.files or call.trained is not None:
-            work = PartWork(Policy(policy), call.files, digest_alone)
+            work = PartWork(Encoding(Policy(policy)), call.files, digest_alone)
         if call.trained is not None:
             work.use(call.trained)
             return None

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardReader
 from vera_core.format.source import Run, coalesce
+from vera_core.keys.naming import name_key
+from vera_core.keys.shards import PlainOpener, ShardOpener
 from vera_core.model import Origin
-from vera_core.routing import uid_key
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from vera_core.keys.shards import Opener
     from vera_core.model import Entry
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef, SlotState
@@ -121,9 +123,10 @@ class StoreSource:
 class ShardReaders:
     """Open readers of committed shards, at most `OPEN_READERS` at once; a reader opened twice costs nothing."""
 
-    __slots__ = ("_guard", "_open", "_store")
+    __slots__ = ("_guard", "_open", "_repo", "_store")
 
     def __init__(self, repo: Repository) -> None:
+        self._repo = repo
         self._store = repo.store
         self._guard = threading.Lock()
         self._open: OrderedDict[tuple[str, str], ShardReader] = OrderedDict()
@@ -136,12 +139,46 @@ class ShardReaders:
             if found is not None:
                 self._open.move_to_end(name)
                 return found
-        opened = ShardReader.open(StoreSource(self._store, shard))
+        opened = ShardReader.open(StoreSource(self._store, shard), sealed=bool(shard.keyring))
+        if opened.encrypted != bool(shard.keyring):
+            raise IntegrityError(
+                "the shard is not encrypted, and its record says that it is",
+                todo="Compare the record with a replica of the bucket.", key=shard.key, version_id=shard.version_id,
+            )  # fmt: skip
         with self._guard:
             self._open[name] = opened
             while len(self._open) > OPEN_READERS:
                 self._open.popitem(last=False)
         return opened
+
+    def opener(self, shard: ShardRef) -> Opener:
+        """What gives a shard's entries and contents as they were archived, whether they are sealed or not.
+
+        Raises:
+            IntegrityError: the shard's keyring is gone, damaged, or older than the slot log says.
+            VeraError: the key service's.
+        """
+        reader = self.reader(shard)
+        if not shard.keyring:
+            return PlainOpener(reader)
+        tenant = self._repo.naming(self._repo.keys.parse(shard.key).tenant).tenant_key
+        assert tenant is not None
+        return ShardOpener(reader, tenant, self._repo.keyrings.get(shard))
+
+
+def opened(readers: ShardReaders, versions: Sequence[Version]) -> list[Version]:
+    """The same versions with all that was archived of them, as `versions_of` gives them where nothing is sealed.
+
+    Raises:
+        ErasedError: the key of one was destroyed.
+        IntegrityError, VeraError: as `ShardReaders.opener`, or its bytes do not verify.
+    """
+    found: dict[Origin, Version] = {}
+    for shard in {version.shard.version_id: version.shard for version in versions}.values():
+        own = [version for version in versions if version.shard is shard]
+        facts = readers.opener(shard).facts([version.entry for version in own])
+        found.update((version.origin, version._replace(entry=entry)) for version, entry in zip(own, facts, strict=True))
+    return [found[version.origin] for version in versions]
 
 
 def origin_of(shard: ShardRef, entry: Entry) -> Origin:
@@ -154,8 +191,8 @@ def by_lock(state: SlotState) -> list[ShardRef]:
     return sorted(state.live(), key=lambda shard: shard.lock.until)
 
 
-def versions_of(readers: ShardReaders, state: SlotState, uid: str, key: int) -> list[Version]:
-    """All versions of a uid in a slot that live shards hold, dead ones included, oldest first.
+def versions_of(readers: ShardReaders, state: SlotState, name: str, key: int) -> list[Version]:
+    """All versions of a file in a slot that live shards hold, dead ones included, oldest first, as they are stored.
 
     One that several shards hold comes from the one that is locked longest.
     """
@@ -163,23 +200,23 @@ def versions_of(readers: ShardReaders, state: SlotState, uid: str, key: int) -> 
         (version := Version(origin_of(shard, entry), entry, shard)).origin: version
         for shard in by_lock(state)
         if shard.may_hold(key)
-        for entry in readers.reader(shard).find(uid)
+        for entry in readers.reader(shard).find(name)
     }
     return [found[origin] for origin in sorted(found)]
 
 
 def shards_holding(readers: ShardReaders, state: SlotState, wanted: Mapping[str, Sequence[Origin]]) -> list[ShardRef]:
-    """The live shards that hold any of these versions, by uid; a shard that can't be read may, and so counts."""
+    """The live shards that hold any of these versions, by name; a shard that can't be read may, and so counts."""
     return [shard for shard in state.live() if any(_has(readers, shard, *item) for item in wanted.items())]
 
 
-def _has(readers: ShardReaders, shard: ShardRef, uid: str, origins: Sequence[Origin]) -> bool:
-    if not shard.may_hold(uid_key(uid)):
+def _has(readers: ShardReaders, shard: ShardRef, name: str, origins: Sequence[Origin]) -> bool:
+    if not shard.may_hold(name_key(name, keyed=bool(shard.keyring))):
         return False
     if any(origin.commit == shard.number for origin in origins):
         return True
     try:
-        return any(origin_of(shard, entry) in origins for entry in readers.reader(shard).find(uid))
+        return any(origin_of(shard, entry) in origins for entry in readers.reader(shard).find(name))
     except IntegrityError:
         return True
 

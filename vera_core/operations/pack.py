@@ -172,7 +172,8 @@ def _pack(repo: Repository, source: Source, window: Window, scratch: Path, progr
     while True:
         frozen = freeze_window(repo, source, window, scratch)
         if not frozen.stale:
-            rows, options = frozen.manifest.row_count, Options(repo.config.compression, repo.workplace.threads)
+            rows = frozen.manifest.row_count
+            options = Options(repo.config.compression, repo.workplace.threads, repo.naming(window.tenant))
             with loader(source, rows, options) as load, inspector(rows) as inspect:
                 job = PackJob(repo, source, frozen, scratch, load, inspect, progress)
                 done = [pack_segment(job, segment) for segment in frozen.manifest.segments]

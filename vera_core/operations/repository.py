@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING
 
 from vera_core.audit.trail import AuditPolicy, AuditTrail
 from vera_core.config import PROTOCOL_VERSION, ConfigLog, RepositoryConfig
-from vera_core.errors import IncompatibleError, UnavailableError
+from vera_core.errors import IncompatibleError, UnavailableError, UsageError
+from vera_core.keys.naming import PLAIN, KeyedNaming
 from vera_core.keyspace import Keyspace
+from vera_core.model import Lock
+from vera_core.operations.keyrings import Keyrings
+from vera_core.operations.tenant_keys import TenantKeys
 from vera_core.slotlog import SlotLog
 from vera_core.store.clock import StoreClock
 from vera_core.store.s3 import S3Store, parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import date, datetime
 
+    from vera_core.keys.naming import Naming
+    from vera_core.keys.service import KeyService
     from vera_core.model import Slot
     from vera_core.store.base import ObjectStore
 
@@ -42,13 +48,15 @@ class Workplace:
     """What a process brings along.
 
     `actor` is who the audit trail names, `spool` a local directory for shards being built; a reader takes what it knows
-    of a slot as current for `freshness_seconds`; `threads` load and encode files.
+    of a slot as current for `freshness_seconds`; `threads` load and encode files; `key_service` opens the one that
+    wraps the keys of an encrypted repository.
     """
 
     actor: str
     spool: Path
     freshness_seconds: float = 5.0
     threads: int = 2
+    key_service: Callable[[], KeyService] | None = None
 
 
 class Repository:
@@ -68,6 +76,9 @@ class Repository:
         self._config_log = ConfigLog(store, self.keys)
         self._config_log.load()
         self._audit: AuditTrail | None = None
+        self._service: KeyService | None = None
+        self._namings: dict[str, Naming] = {}
+        self._keyrings = Keyrings(store, self.keys, bytes.fromhex(self.config.repository_id), self.key_service)
 
     @classmethod
     def open(cls, uri: str, workplace: Workplace) -> Repository:
@@ -174,6 +185,54 @@ class Repository:
         finally:
             os.close(handle)
             shutil.rmtree(directory, ignore_errors=True)
+
+    def key_service(self) -> KeyService:
+        """The service that wraps this repository's keys.
+
+        Raises:
+            UsageError: none is configured, or another than the repository's.
+        """
+        encryption = self.config.encryption
+        with self._guard:
+            if self._service is None and self.workplace.key_service is not None:
+                self._service = self.workplace.key_service()
+            service = self._service
+        if encryption is None or service is None or service.kek != encryption.kek:
+            raise UsageError(
+                "the repository's keys are wrapped by a key service that is not configured here",
+                todo="Describe it under [keys] in vera.toml (docs/encryption.md).",
+                repository=self.uri, kek=None if encryption is None else encryption.kek,
+                configured=None if service is None else service.kek,
+            )  # fmt: skip
+        return service
+
+    def naming(self, tenant: str, *, make: bool = False) -> Naming:
+        """What the archive calls a tenant's files; `make` gives a new tenant its key.
+
+        Raises:
+            NotFoundError: the repository is encrypted, and the tenant has no key: nothing of it was ever archived.
+            UsageError, VeraError: the key service's.
+        """
+        if self.config.encryption is None:
+            return PLAIN
+        found = self._namings.get(tenant)
+        if found is None:
+            keys = TenantKeys(
+                self.store, self.key_service(), bytes.fromhex(self.config.repository_id), self.config.locked
+            )
+            key = self.keys.tenant_key(tenant)
+            lock = Lock(self.config.lock_mode, self.record_until(self._longest_lock())) if self.config.locked else None
+            opened = keys.make(tenant, key, lock) if make else keys.open(tenant, key)
+            found = self._namings[tenant] = KeyedNaming(opened)
+        return found
+
+    @property
+    def keyrings(self) -> Keyrings:
+        """The keyrings of an encrypted repository's shards."""
+        return self._keyrings
+
+    def _longest_lock(self) -> datetime:
+        return self.clock.now() + timedelta(days=self.config.longest_days)
 
     def slot_log(self, slot: Slot) -> SlotLog:
         """The log of one slot."""

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import ErasedError, NotFoundError, UsageError
 from vera_core.model import DEFAULT_TENANT, Origin, check_uid, from_micros
-from vera_core.operations.lookup import ShardReaders, Version, by_lock, versions_in_order, versions_of
+from vera_core.operations.lookup import ShardReaders, Version, by_lock, opened, versions_in_order, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import slots
-from vera_core.routing import uid_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +82,7 @@ class Retriever:
             NotFoundError: there is none.
         """
         slot, state, found = self._look_twice(uid, created_at)
-        return [self._report(slot, state, version) for version in found]
+        return [self._report(slot, state, version) for version in opened(self._readers, found)]
 
     def stat(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> FileReport:
         """What is archived of a file, without its bytes.
@@ -92,7 +91,7 @@ class Retriever:
             NotFoundError, ErasedError: as `get`.
         """
         slot, state, found = self._find(uid, created_at, version)
-        return self._report(slot, state, found)
+        return self._report(slot, state, opened(self._readers, [found])[0])
 
     def get(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> bytes:
         """A file's content, verified against its CRC and digest. For files beyond memory use `stream`.
@@ -108,14 +107,15 @@ class Retriever:
             IntegrityError: what is stored does not verify.
         """
         _, _, found = self._find(uid, created_at, version)
-        return self._readers.reader(found.shard).read(found.entry)
+        return self._readers.opener(found.shard).read(found.entry)[1]
 
     def stream(
         self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None
     ) -> tuple[Entry, Iterator[bytes]]:
         """As `get`, in chunks of bounded size; the digest is checked before the last chunk is handed out."""
         _, _, found = self._find(uid, created_at, version)
-        return found.entry, self._readers.reader(found.shard).read_stream(found.entry)
+        opener = self._readers.opener(found.shard)
+        return opener.stream(found.entry)
 
     def list_day(self, day: date) -> Iterator[FileReport]:
         """The latest living version of every file of a day's slots, slot by slot in key order; memory stays bounded."""
@@ -183,7 +183,7 @@ class Retriever:
         if not found:
             self._repo.refresh_config()
             slot, state, found = self._look(uid, created_at, wanted, began)
-        if not found and state.dead and uid in self._repo.slot_log(slot).load().erased:
+        if not found and state.dead and self._name(uid) in self._repo.slot_log(slot).load().erased:
             # Its bytes are gone from the live shards, and with them its name: the log alone still tells of it.
             raise self._erased(uid, slot, wanted)
         if not found:
@@ -195,8 +195,12 @@ class Retriever:
     ) -> tuple[Slot, SlotState, list[Version]]:
         slot = self.slot(uid, created_at)
         state = self._state(slot, oldest)
-        found = versions_of(self._readers, state, uid, uid_key(uid))
+        name = self._name(uid)
+        found = versions_of(self._readers, state, name, self._repo.naming(self._tenant).key(name))
         return slot, state, found if wanted is None else _matching(found, wanted)
+
+    def _name(self, uid: str) -> str:
+        return self._repo.naming(self._tenant).name(uid)
 
     def _erased(self, uid: str, slot: Slot, wanted: str | None) -> ErasedError:
         return ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)

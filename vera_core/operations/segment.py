@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from vera_core.encoding import toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
-from vera_core.model import Lock, day_text
+from vera_core.model import Erasability, Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
-from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, short_lock, upload
 from vera_core.operations.holdings import holdings
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.operations.build import BuiltPart
+    from vera_core.operations.commit import LocalShard
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.loader import Load
@@ -110,7 +111,8 @@ class _SegmentPacker:
             retention_class=retention.name,
             erasability=retention.erasability,
         )
-        limits = BuildLimits(config.shard_bytes, config.compression)
+        tenant = self.job.repo.naming(self.segment.slot.tenant).tenant_key
+        limits = BuildLimits(config.shard_bytes, config.compression, tenant)
         rows = (first, min(end, planned))
         with closing(self.job.load(self.job.frozen.manifest.batches(first, planned), planned - first)) as feed:
             return build_part(feed, rows, options=options, limits=limits, spool=self.job.scratch, judge=judge)
@@ -145,7 +147,7 @@ class _SegmentPacker:
         repo = self.job.repo
         try:
             verify_built(built, self.job.inspect)
-            place = upload(repo, self.state, built.local) if built.local is not None else None
+            place = None if built.local is None else self._store(built, built.local)
             while True:
                 shard = None if place is None else self._reference(built, *place)
                 now = repo.clock.now()
@@ -168,6 +170,18 @@ class _SegmentPacker:
         content = 0 if built.summary is None else built.summary.content_bytes
         self.job.advance(built.end - built.first, archived=built.archived, content=content)
         return True
+
+    def _store(self, built: BuiltPart, local: LocalShard) -> tuple[str, str]:
+        """Stores keyring and shard, in this order: a committed shard always has its keyring."""
+        repo = self.job.repo
+        if built.sealer is not None:
+            lock = short_lock(repo) if self._regulated else None
+            repo.keyrings.store_fresh(self.segment.slot, built.sealer.keyring(local.sha256), lock)
+        return upload(repo, self.state, local)
+
+    @property
+    def _regulated(self) -> bool:
+        return self.job.repo.config.retention(self.segment.retention_class).erasability is Erasability.REGULATED
 
     def check_or_repair(self, part: Part) -> None:
         """Makes sure that a committed part's shard verifies; a damaged one is built again and answered by a repack.
@@ -233,12 +247,13 @@ class _SegmentPacker:
     def _reference(self, built: BuiltPart, key: str, version_id: str) -> ShardRef:
         assert built.summary is not None
         assert built.local is not None
-        return Finished(built.local, built.summary, built.keys).stored_at(
+        reference = Finished(built.local, built.summary, built.keys).stored_at(
             (key, version_id),
             number=self.state.head.number + 1,
             retention_class=self.segment.retention_class,
             lock=class_lock(self.job.repo, self.segment.retention_class),
         )
+        return reference if built.sealer is None else replace(reference, keyring=1)
 
     def _commit_body(self, built: BuiltPart, shard: ShardRef | None) -> dict[str, Any]:
         window = self.job.frozen.window

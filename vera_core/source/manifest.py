@@ -13,23 +13,25 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError, VeraError
+from vera_core.keys.naming import PLAIN
 from vera_core.model import Slot, day_text
 from vera_core.source.base import Window
 from vera_core.source.rows import RowBatch, parse_metadata
 from vera_core.source.sorting import ExternalSort
-from vera_core.source.table import FEW_VALUES, SCHEMA, block_digest, groups, numbers, to_table
+from vera_core.source.table import FEW_VALUES, NAMED_SCHEMA, SCHEMA, block_digest, groups, numbers, to_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from vera_core.keys.naming import Naming
     from vera_core.routing import Routing
     from vera_core.source.rows import RawBatch, Row
 
@@ -88,7 +90,7 @@ class Manifest:
             found = _parse_header(path, json.loads(header), digest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, f"its header can't be understood: {error!r}") from error
-        if not schema.remove_metadata().equals(SCHEMA):
+        if schema.remove_metadata() not in (SCHEMA, NAMED_SCHEMA):
             raise _damaged(path, "its columns are not those of a manifest")
         if sizes != _block_sizes(found.row_count) or len(found.blocks) != len(sizes):
             raise _damaged(path, "its row groups are not those of its header")
@@ -171,7 +173,8 @@ class Manifest:
             _values(table, "reject"),
             _values(table, "detail"),
         )
-        return RowBatch(low, columns)
+        names = table.column("name").to_pylist() if "name" in table.column_names else columns[0]
+        return RowBatch(low, (*columns, names))
 
     def _slots(self, low: int, high: int) -> list[Slot | None]:
         slots: list[Slot | None] = []
@@ -182,19 +185,27 @@ class Manifest:
         return slots + [None] * (high - low - len(slots))
 
 
-def freeze(batches: Iterable[RawBatch], routing: Routing, path: Path, *, window: Window, spool: Path) -> Manifest:
+class Freezing(NamedTuple):
+    """How rows become a manifest's: which slots they go to and what they are called; `spool` takes sorted runs."""
+
+    routing: Routing
+    spool: Path
+    naming: Naming = PLAIN
+
+
+def freeze(batches: Iterable[RawBatch], path: Path, *, window: Window, by: Freezing) -> Manifest:
     """Writes the manifest of `window` to the new file `path`, in bounded memory whatever the number of rows.
 
-    `spool` takes sorted runs, about 200 bytes a row, that are gone afterwards.
+    The spool takes sorted runs, about 200 bytes a row, that are gone afterwards.
 
     Raises:
         UsageError: a row lies outside the window: the source is at fault.
         UnavailableError: the spool can't be written.
     """
-    sort = ExternalSort(spool)
+    sort = ExternalSort(by.spool, SCHEMA if by.naming.tenant_key is None else NAMED_SCHEMA)
     try:
         for batch in batches:
-            table = to_table(batch, routing)
+            table = to_table(batch, by.routing, by.naming)
             times = numbers(table, "created_at")
             if times.min() < window.first_micros or times.max() >= window.end_micros:
                 raise UsageError(
@@ -202,22 +213,22 @@ def freeze(batches: Iterable[RawBatch], routing: Routing, path: Path, *, window:
                     todo="Report this: the source is at fault.", source=window.source, day=window.day,
                 )  # fmt: skip
             sort.add(table)
-        return _write(sort.merged(), path, window)
+        return _write(sort.merged(), sort.schema, path, window)
     except OSError as error:
         raise UnavailableError(
-            f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=spool
+            f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=by.spool
         ) from error
     finally:
         sort.close()
 
 
-def _write(tables: Iterable[pa.Table], path: Path, window: Window) -> Manifest:
+def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, window: Window) -> Manifest:
     blocks: list[str] = []
     segments: list[Segment] = []
     total = rejects = 0
-    many = [name for name in SCHEMA.names if name not in {"uid", "place", "key"}]
+    many = [name for name in schema.names if name not in {"uid", "place", "key", "name"}]
     with pq.ParquetWriter(
-        path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=many, write_page_checksum=True
+        path, schema, compression="zstd", compression_level=1, use_dictionary=many, write_page_checksum=True
     ) as writer:
         for block in _blocks(tables):
             writer.write_table(block, row_group_size=BLOCK_ROWS)

@@ -57,6 +57,7 @@ class RejectReason(StrEnum):
     AMBIGUOUS = "ambiguous"
     ERASED = "erased"
     GONE = "gone"
+    TOO_BIG = "too-big"
 
 
 class RawRow(NamedTuple):
@@ -106,9 +107,10 @@ class RawBatch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a frozen manifest: a `RawRow` with its slot and key.
+    """A row of a frozen manifest: a `RawRow` with its slot, its key, and the name that the archive has for its uid.
 
-    `slot` is None and `key` 0 if the row is rejected; else `key` is the first 8 bytes of SHA-256(uid), big-endian u64.
+    `slot` is None and `key` 0 if the row is rejected; else `key` is the u64 by which shards sort `name`, which is the
+    uid itself in an unencrypted repository (keys/naming.py).
     """
 
     uid: str
@@ -123,6 +125,7 @@ class Row(NamedTuple):
     late: str
     reject: str
     detail: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,11 @@ class RowBatch:
     def metadata(self) -> Sequence[Metadata]:
         """The user metadata."""
         return self.columns[8]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the archive calls the uids."""
+        return self.columns[12]
 
     def rows(self) -> list[Row]:
         """The rows one by one."""

@@ -39,6 +39,7 @@ class ExternalSort:
     """
 
     spool: Path
+    schema: pa.Schema = SCHEMA
     _waiting: list[pa.Table] = field(default_factory=list)
     _waiting_rows: int = 0
     _levels: list[list[Path]] = field(default_factory=list)
@@ -69,7 +70,7 @@ class ExternalSort:
         self._levels.clear()
 
     def _sort_waiting(self) -> pa.Table:
-        whole = pa.concat_tables(self._waiting) if self._waiting else SCHEMA.empty_table()
+        whole = pa.concat_tables(self._waiting) if self._waiting else self.schema.empty_table()
         self._waiting, self._waiting_rows = [], 0
         return sorted_table(whole.combine_chunks())
 
@@ -81,7 +82,7 @@ class ExternalSort:
         path = self.spool / f"run-{secrets.token_hex(8)}.arrow"
         runs.append(path)
         try:
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self.schema) as writer:
                 for table in tables:
                     writer.write_table(table, max_chunksize=CHUNK_ROWS)
         except OSError as error:
@@ -112,7 +113,7 @@ class _Cursor:
         self._reader = pa.ipc.open_file(file)
         self._ranks = ranks
         self._following = 0
-        self.rows = SCHEMA.empty_table()
+        self.rows = self._reader.schema.empty_table()
         self._group = self._key = np.zeros(0, np.uint64)
 
     def load(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from vera_core.keys.naming import PLAIN
 from vera_core.model import format_time, from_micros
 from vera_core.routing import DAY_MICROS
 from vera_core.source.rows import RejectReason
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vera_core.keys.naming import Naming
     from vera_core.routing import Routing
     from vera_core.source.rows import RawBatch
 
@@ -45,6 +47,9 @@ SCHEMA = pa.schema(
 )
 """Columns in the order in which they are digested. Slot and key are null for rejected rows, size where undeclared."""
 
+NAMED_SCHEMA = SCHEMA.append(pa.field("name", pa.string()))
+"""Those of an encrypted repository's rows while they are worked on: with the keyed uid, whose key is `key`."""
+
 FEW_VALUES = ["retention_class", "media_type", "metadata", "late", "reject", "detail"]
 """Columns that usually hold few different texts."""
 
@@ -63,8 +68,11 @@ EPOCH_ORDINAL = 719_163
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def to_table(batch: RawBatch, routing: Routing) -> pa.Table:
-    """Adds slots to rows; a uid whose own time disagrees with its row's makes a reject."""
+def to_table(batch: RawBatch, routing: Routing, naming: Naming = PLAIN) -> pa.Table:
+    """Adds slots, keys and names to rows; a uid whose own time disagrees with its row's makes a reject.
+
+    The table has `SCHEMA` where names are uids, else `NAMED_SCHEMA`. Slots follow from the uid either way.
+    """
     micros = np.array(batch.created_at, np.int64)
     routed = micros
     if routing.schemes:
@@ -72,11 +80,13 @@ def to_table(batch: RawBatch, routing: Routing) -> pa.Table:
         routed = np.array([given if said is None else said for said, given in own], np.int64)
         batch = _agreeing(batch, routed)
     rejected = np.array(list(map(bool, batch.reject)), bool) if any(batch.reject) else None
-    keys = _keys(batch.uid)
+    hashed = _keys(batch.uid)
+    names = None if naming.tenant_key is None else naming.names(batch.uid)
+    keys = hashed if names is None else _named_keys(names)
     days = np.floor_divide(routed, DAY_MICROS)
     bits = _bits(days, routing)
     # A shift by all 64 bits is not defined, so one bit is always shifted separately.
-    index = keys >> np.uint64(1) >> (np.uint64(63) - bits.astype(np.uint64))
+    index = hashed >> np.uint64(1) >> (np.uint64(63) - bits.astype(np.uint64))
     arrays = [
         pa.array(days.astype(np.int32), mask=rejected).cast(pa.date32()),
         pa.array(index.astype(np.uint32), mask=rejected),
@@ -93,14 +103,16 @@ def to_table(batch: RawBatch, routing: Routing) -> pa.Table:
         _texts(batch.reject),
         _texts(batch.detail),
     ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    if names is None:
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return pa.Table.from_arrays([*arrays, pa.array(names, pa.string())], schema=NAMED_SCHEMA)
 
 
 def sorted_table(table: pa.Table) -> pa.Table:
     """The table in the manifest's total order.
 
-    By slot day, slot index, retention class, key, then the tie breakers uid, created_at, late, place and all that is
-    left; rejected rows last. Rows that compare equal are equal.
+    By slot day, slot index, retention class, key, then the tie breakers name, uid, created_at, late, place and all that
+    is left; rejected rows last. Rows that compare equal are equal.
     """
     group, key = groups(table), numbers(table, "key").astype(np.uint64, copy=False)
     order = np.lexsort((key, group))
@@ -111,7 +123,7 @@ def sorted_table(table: pa.Table) -> pa.Table:
     bounds = np.flatnonzero(np.diff(np.concatenate(([False], equal, [False])).astype(np.int8)))
     for first, last in bounds.reshape(-1, 2):
         ties = order[first : last + 1]
-        columns = [table.column(name).take(pa.array(ties)) for name in _TIE_BREAKERS]
+        columns = [table.column(name).take(pa.array(ties)) for name in _tie_breakers(table)]
         values = [_plain(column) for column in columns]
         ranks = sorted(range(len(ties)), key=lambda at, values=values: tuple(v[at] for v in values))  # type: ignore[misc]
         order[first : last + 1] = ties[ranks]
@@ -120,7 +132,7 @@ def sorted_table(table: pa.Table) -> pa.Table:
 
 def tie_key(table: pa.Table, at: int) -> tuple[Any, ...]:
     """What orders row `at` among rows of the same group and key."""
-    return tuple(_plain(table.column(name).slice(at, 1))[0] for name in _TIE_BREAKERS)
+    return tuple(_plain(table.column(name).slice(at, 1))[0] for name in _tie_breakers(table))
 
 
 def class_ranks(names: Iterable[str]) -> dict[str, int]:
@@ -165,7 +177,7 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any]:
 def block_digest(table: pa.Table) -> str:
     """Hex SHA-256 over the canonical bytes of a block of rows (docs/sources.md, "The digest of a manifest")."""
     digest = hashlib.sha256(len(table).to_bytes(4, "little"))
-    for name in SCHEMA.names:
+    for name in table.column_names:
         kind = _DIGESTED.get(name)
         if kind is not None:
             digest.update(np.ascontiguousarray(numbers(table, name).astype(kind, copy=False)).data)
@@ -212,6 +224,15 @@ def _keys(uids: Sequence[str]) -> NDArray[np.uint64]:
     sha256 = hashlib.sha256
     digests = b"".join([sha256(uid.encode()).digest()[:8] for uid in uids])
     return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def _named_keys(names: Sequence[str]) -> NDArray[np.uint64]:
+    """The first 16 of the hex digits of keyed uids, as numbers."""
+    return np.frombuffer(bytes.fromhex("".join([name[:16] for name in names])), ">u8").astype(np.uint64)
+
+
+def _tie_breakers(table: pa.Table) -> tuple[str, ...]:
+    return ("name", *_TIE_BREAKERS) if "name" in table.column_names else _TIE_BREAKERS
 
 
 def _agreeing(batch: RawBatch, routed: NDArray[np.int64]) -> RawBatch:

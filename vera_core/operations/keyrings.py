@@ -1,0 +1,113 @@
+"""Keyrings in the bucket: stored with their shards, fetched by readers, replaced by punctured ones, purged.
+
+Of the versions under a keyring's key the one with the highest revision counts, wherever it stands in the listing; what
+is lower than the slot log says is refused. Which entries are punctured, and when, is the business of the erasure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vera_core.errors import IntegrityError, NotFoundError, VeraError
+from vera_core.keys.cache import KeyringCache
+from vera_core.keys.keyring import Keyring, Wanted, open_keyrings, seal_keyrings
+from vera_core.keys.service import good
+from vera_core.store.base import ABSENT, MissingObjectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vera_core.keys.service import KeyService
+    from vera_core.keyspace import Keyspace
+    from vera_core.model import Lock, Slot
+    from vera_core.slots import ShardRef
+    from vera_core.store.base import ObjectStore
+
+
+class Found(NamedTuple):
+    """A keyring as stored, and the version that it lies in."""
+
+    keyring: Keyring
+    version_id: str
+    etag: str
+
+
+class Keyrings:
+    """The keyrings of an encrypted repository. Safe to share between threads."""
+
+    def __init__(
+        self, store: ObjectStore, keys: Keyspace, repository_id: bytes, service: Callable[[], KeyService]
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._repository_id = repository_id
+        self._service = service
+        self._cache = KeyringCache()
+
+    def key_of(self, shard: ShardRef) -> str:
+        """The key under which a shard's keyring lies: beside it."""
+        return shard.key.removesuffix(".vera") + ".keys"
+
+    def store_fresh(self, slot: Slot, keyring: Keyring, lock: Lock | None) -> None:
+        """Stores the keyring of a shard that is about to be uploaded.
+
+        Raises:
+            PreconditionError: there is one already under that name.
+            VeraError: the key service's.
+        """
+        (data,) = seal_keyrings(self._service(), [keyring])
+        self._store.put(self._keys.keyring(slot, keyring.header.shard), data, condition=ABSENT, lock=lock)
+
+    def get(self, shard: ShardRef) -> Keyring:
+        """The keyring of a committed shard, from memory where it was asked for lately.
+
+        Raises:
+            IntegrityError: it is gone, damaged, or older than the slot log says.
+            VeraError: the key service's.
+        """
+        return self._cache.get(bytes.fromhex(shard.sha256), lambda: self.fetch(shard).keyring, revision=shard.keyring)
+
+    def fetch(self, shard: ShardRef) -> Found:
+        """As `get`, always from the store; with the version that it was read from.
+
+        Raises:
+            IntegrityError, VeraError: as `get`.
+        """
+        key = self.key_of(shard)
+        try:
+            blob = self._store.get(key)
+            return Found(self._opened(shard, blob.data), blob.version_id, blob.etag)
+        except (MissingObjectError, IntegrityError) as error:
+            return self._searched(shard, error)
+
+    def forget(self, shard: ShardRef) -> None:
+        """Gives out nothing any more that was fetched for that shard before."""
+        self._cache.forget(bytes.fromhex(shard.sha256))
+
+    def _searched(self, shard: ShardRef, trouble: VeraError) -> Found:
+        """The keyring among all versions of its key: the newest one may be a stranger's, or hidden."""
+        key = self.key_of(shard)
+        found: Found | None = None
+        for info in self._store.list_versions(key):
+            if info.key != key or info.is_delete_marker:
+                continue
+            try:
+                blob = self._store.get(key, version_id=info.version_id)
+                keyring = self._opened(shard, blob.data)
+            except (NotFoundError, IntegrityError):
+                continue
+            if found is None or keyring.revision > found.keyring.revision:
+                found = Found(keyring, blob.version_id, blob.etag)
+        if found is None:
+            raise IntegrityError(
+                f"the shard's keyring can't be used: {trouble.what}",
+                todo="Nothing of the shard is readable without it. Restore it from a registered copy.",
+                bucket=self._store.bucket, key=key, shard=shard.key,
+            ) from trouble  # fmt: skip
+        return found
+
+    def _opened(self, shard: ShardRef, data: bytes) -> Keyring:
+        tenant = self._keys.parse(shard.key).tenant
+        wanted = Wanted(self._repository_id, tenant, bytes.fromhex(shard.sha256), shard.keyring)
+        (keyring,) = good(open_keyrings(self._service(), [(wanted, data)]))
+        return keyring
