@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.support import MARCH, change_stored_byte, new_repository, uri, vera
-from tests.protocol.packing import File, MemorySource, opened, pack
+from tests.protocol.packing import PREFIX, File, MemorySource, opened, pack
 from tests.protocol.repacking import live_shards
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ def test_erased_files_are_left_behind_and_the_old_shards_wait_for_their_locks(st
         ("superseded", "wait", "locked")
     }
     assert waiting["waiting"] == done["done"]["replaced"]
+
+
+def test_the_rule_for_superseded_shards_is_printed(store: S3Store) -> None:
+    """For `aws s3api put-bucket-lifecycle-configuration`: it moves by tag, and expires nothing."""
+    [rule] = vera("gc", "--lifecycle-rule", "DEEP_ARCHIVE").document["Rules"]
+    assert rule == {
+        "ID": "vera-superseded",
+        "Status": "Enabled",
+        "Filter": {"And": {"Prefix": f"{PREFIX}/t/", "Tags": [{"Key": "vera-state", "Value": "superseded"}]}},
+        "Transitions": [{"Days": 1, "StorageClass": "DEEP_ARCHIVE"}],
+        "NoncurrentVersionTransitions": [{"NoncurrentDays": 1, "StorageClass": "DEEP_ARCHIVE"}],
+    }
+    done = vera("gc", "--lifecycle-rule", "STANDARD")
+    assert (done.code, "GLACIER_IR" in done.err) == (2, True)
 
 
 def test_small_shards_are_merged(store: S3Store, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """`vera gc`: deletes shard versions that count no more: garbage, and superseded shards whose lock has ended.
 
 First a version is condemned in its slot's log, so that no record brings it back; after a grace period it is deleted by
-VersionId, once the log was read again (docs/protocol.md, "Garbage").
+VersionId, once the log was read again (docs/protocol.md, "Garbage"). Superseded shards that must wait get the tag by
+which the store may move them to a cold storage class meanwhile (cold.py).
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import RestrictedError, UsageError
 from vera_core.keyspace import KeyKind
-from vera_core.model import Lock, parse_time
+from vera_core.model import Lock
 from vera_core.operations.audited import audited
+from vera_core.operations.cold import ColdTags
 from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
+from vera_core.operations.ends import Ends, ends_of
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.repository import SHORT_LOCK
 from vera_core.operations.told import look_at_each, none_is_wrong, told
-from vera_core.slotrecords import apply
-from vera_core.slots import SlotState
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
+    from vera_core.slots import SlotState
     from vera_core.store.base import VersionInfo
 
 GRACE = timedelta(days=1)
@@ -44,8 +46,6 @@ VERSIONS_AUDITED = 1000
 CONDEMNED_AT_ONCE = 10_000
 """Versions that one record names."""
 APPENDS = 64
-ENDING = "repack", "retain", "dispose", "condemn"
-"""Types of records after which a version may be condemned and not live."""
 
 
 class Sort(StrEnum):
@@ -67,7 +67,8 @@ class Step(StrEnum):
 class GcLine:
     """A shard version that does not count: its bytes, what is next, since when it is condemned, and why it must wait.
 
-    `due` is when it can be deleted, as far as can be known now; None where a legal hold has no end.
+    `due` is when it can be deleted, as far as can be known now; None where a legal hold has no end. `tag`: it is
+    superseded, has to wait and gets its tag now.
     """
 
     slot: Slot
@@ -78,6 +79,7 @@ class GcLine:
     step: Step
     due: datetime | None
     why: str = ""
+    tag: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ class GcPlan(Report):
     saved: float = figure("deleting saves", "USD/month")
     waiting: int = figure("versions that must wait", "objects")
     waiting_bytes: int = figure("that must wait", "bytes")
+    tag: int = figure("superseded versions to tag for cold storage", "objects")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class GcReport(Report):
     condemned: int = figure("versions condemned", "objects")
     deleted: int = figure("versions deleted", "objects")
     deleted_bytes: int = figure("deleted", "bytes")
+    tagged: int = figure("versions tagged for cold storage", "objects")
     saved: float = figure("saved", "USD/month")
 
 
@@ -124,19 +128,22 @@ def plan_gc(
     if grace < LEAST_GRACE:
         raise UsageError(f"a grace period of {grace} is too short", todo="Give an hour or more.")
     repo.refresh_config()
-    found, findings, count = look_at_each(slots, lambda slot: _lines(repo, slot, grace), progress)
+    tags = ColdTags(repo.store)
+    found, findings, count = look_at_each(slots, lambda slot: _lines(repo, slot, grace, tags), progress)
+    findings += tags.findings()
     lines = [line for each in found for line in each]
     delete = [line for line in lines if line.step is Step.DELETE]
     waiting = [line for line in lines if line.step is Step.WAIT]
     return GcPlan(
         ok=none_is_wrong(findings), grace=grace, lines=tuple(lines), findings=tuple(findings), slots=count,
         condemn=sum(line.step is Step.CONDEMN for line in lines), delete=len(delete), delete_bytes=_size(delete),
-        saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), seconds=time.monotonic() - began,
+        saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), tag=sum(line.tag for line in lines),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
 def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None] | None = None) -> GcReport:
-    """Condemns and deletes what the plan names, as far as the logs, read again, still allow; safe to run again.
+    """Condemns, deletes and tags what the plan names, as far as the logs, read again, still allow; safe to run again.
 
     `progress` gets the number of versions done.
 
@@ -147,7 +154,7 @@ def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None
     began = time.monotonic()
     by_slot: defaultdict[Slot, list[GcLine]] = defaultdict(list)
     for line in plan.lines:
-        if line.step is not Step.WAIT:
+        if line.step is not Step.WAIT or line.tag:
             by_slot[line.slot].append(line)
     if not by_slot:
         return GcReport(ok=plan.ok, findings=plan.findings, seconds=time.monotonic() - began)
@@ -155,11 +162,13 @@ def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None
     findings = list(plan.findings)
     deleted: list[GcLine] = []
     kept: list[GcLine] = []
-    condemned = done = 0
+    condemned = tagged = done = 0
+    tags = ColdTags(repo.store)
     acting = [line for lines in by_slot.values() for line in lines]
     subject = {
         "slots": len(by_slot),
         "condemn": plan.condemn,
+        "tag": plan.tag,
         "delete": [[line.key, line.version_id] for line in acting if line.step is Step.DELETE][:VERSIONS_AUDITED],
     }
     with audited(repo, "gc", subject) as outcome:
@@ -168,24 +177,28 @@ def execute_gc(repo: Repository, plan: GcPlan, *, progress: Callable[[int], None
                 condemned += _condemn(repo, slot, [line for line in lines if line.step is Step.CONDEMN])
                 for line in _delete(repo, slot, [line for line in lines if line.step is Step.DELETE], plan.grace):
                     (deleted if line.step is Step.DELETE else kept).append(line)
+                tagged += _tag(repo, slot, [line for line in lines if line.tag], tags)
             done += len(lines)
             if progress is not None:
                 progress(done)
         outcome |= {
             "condemned": condemned,
+            "tagged": tagged,
             "deleted": len(deleted),
             "versions": [[line.key, line.version_id] for line in deleted][:VERSIONS_AUDITED],
         }
+    findings += tags.findings()
     return GcReport(
         ok=none_is_wrong(findings), findings=tuple(findings), kept=tuple(kept), condemned=condemned,
-        deleted=len(deleted), deleted_bytes=_size(deleted), saved=_cost(deleted), seconds=time.monotonic() - began,
+        deleted=len(deleted), deleted_bytes=_size(deleted), tagged=tagged, saved=_cost(deleted),
+        seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-def _lines(repo: Repository, slot: Slot, grace: timedelta) -> list[GcLine]:
+def _lines(repo: Repository, slot: Slot, grace: timedelta, tags: ColdTags) -> list[GcLine]:
     """What does not count in a slot."""
     state = repo.slot_log(slot).load()
-    since = condemned_since(state)
+    ends = ends_of(state)
     live = {(shard.key, shard.version_id) for shard in state.live()}
     found = []
     for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
@@ -193,31 +206,25 @@ def _lines(repo: Repository, slot: Slot, grace: timedelta) -> list[GcLine]:
         if is_shard and (info.key, info.version_id) not in live:
             # What vanishes meanwhile was deleted by another collector.
             with suppress(MissingObjectError):
-                found.append(_judge(repo, state, info, since.get((info.key, info.version_id)), grace))
+                line = _judge(repo, state, info, ends, grace)
+                tag = _may_go_cold(repo, line, ends, grace) and tags.is_missing(info.key, info.version_id)
+                found.append(replace(line, tag=tag))
     return found
 
 
-def condemned_since(state: SlotState) -> dict[tuple[str, str], datetime]:
-    """When each condemned (key, VersionId) that is not live was both for the first time, by the store's clock.
-
-    Whatever was condemned while it was live has its grace period from when it was superseded.
-    """
-    past = SlotState(state.slot)
-    since: dict[tuple[str, str], datetime] = {}
-    for record in state.records:
-        apply(past, record)
-        if record.type in ENDING:
-            live = {(shard.key, shard.version_id) for shard in past.live()}
-            moment = parse_time(record.body["time"])
-            for name in past.condemned - live:
-                since.setdefault(name, moment)
-    return since
+def _may_go_cold(repo: Repository, line: GcLine, ends: Ends, grace: timedelta) -> bool:
+    """Whether a version was superseded so long ago that nobody reads it, and waits for more than its grace period."""
+    now = repo.clock.now()
+    since = ends.superseded.get((line.key, line.version_id))
+    waits = line.step is Step.WAIT and (line.due is None or line.due > now + grace)
+    return waits and since is not None and since + grace <= now
 
 
-def _judge(repo: Repository, state: SlotState, info: VersionInfo, since: datetime | None, grace: timedelta) -> GcLine:
+def _judge(repo: Repository, state: SlotState, info: VersionInfo, ends: Ends, grace: timedelta) -> GcLine:
     """The next step of a version that is not live."""
     now = repo.clock.now()
-    superseded = any((shard.key, shard.version_id) == (info.key, info.version_id) for shard in state.superseded)
+    since = ends.condemned.get((info.key, info.version_id))
+    superseded = (info.key, info.version_id) in ends.superseded
     lock = repo.store.get_lock(info.key, info.version_id) if repo.config.locked else None
     end = now if lock is None else lock.until
     line = GcLine(
@@ -278,20 +285,19 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
     log = repo.slot_log(slot)
     state = log.load()
     sealed = sealed_number(log, state)
-    condemned = condemned_since(state)
+    ends = ends_of(state)
     done: list[GcLine] = []
     for line in lines:
         if log.refresh(state):
-            condemned = condemned_since(state)
+            ends = ends_of(state)
         name = line.key, line.version_id
-        since = condemned.get(name)
         live = any((shard.key, shard.version_id) == name for shard in state.live())
-        if since is None or live:
+        if name not in ends.condemned or live:
             done.append(replace(line, step=Step.WAIT, due=None, why="it counts again"))
             continue
         try:
             info = repo.store.head(line.key, version_id=line.version_id)
-            judged = _judge(repo, state, info, since, grace)
+            judged = _judge(repo, state, info, ends, grace)
             if judged.step is Step.DELETE:
                 repo.store.delete(line.key, version_id=line.version_id)
             done.append(judged)
@@ -303,6 +309,16 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
     # Whoever condemned may have died before this.
     settle(repo, log, state, sealed)
     return done
+
+
+def _tag(repo: Repository, slot: Slot, lines: Sequence[GcLine], tags: ColdTags) -> int:
+    """Tags versions that still are superseded; returns how many."""
+    if not lines:
+        return 0
+    state = repo.slot_log(slot).load()
+    superseded = {(shard.key, shard.version_id) for shard in state.superseded}
+    superseded -= {(shard.key, shard.version_id) for shard in state.live()}
+    return sum(tags.set(line.key, line.version_id) for line in lines if (line.key, line.version_id) in superseded)
 
 
 def _size(lines: Iterable[GcLine]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vera_core.cli.context import load_settings
+from vera_core.cli.context import connect, load_settings
 from vera_core.cli.options import (
     AnyTenantOption,
     DayOption,
@@ -20,16 +20,18 @@ from vera_core.cli.options import (
     ToOption,
     command_app,
 )
-from vera_core.cli.output import say, show_figures, show_findings, show_table
+from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
 from vera_core.cli.planned import Work, carry_out
 from vera_core.cli.progress import meter
 from vera_core.cli.rewriting import days_of
 from vera_core.cli.values import read_period
 from vera_core.errors import Kind
+from vera_core.keyspace import Keyspace
 from vera_core.operations.gc import GcLine, GcPlan, GcReport, execute_gc, plan_gc
-from vera_core.operations.opening import open_repository
+from vera_core.operations.opening import named_repository, open_repository
 from vera_core.operations.report import size_text
 from vera_core.operations.walk import all_slots
+from vera_core.store.cold import COLD, lifecycle_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +45,14 @@ def command(
     first: FromOption = None,
     last: ToOption = None,
     tenant: AnyTenantOption = None,
+    lifecycle_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--lifecycle-rule",
+            metavar="CLASS",
+            help=f"Only print the bucket's rule that moves superseded shards to this class: {', '.join(COLD)}.",
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     repository: RepositoryOption = None,
     settings: SettingsOption = None,
@@ -57,7 +67,16 @@ def command(
     Nothing is deleted whose lock has not ended, that is under a legal hold, or that a record still names as live; what
     was uploaded within a day may still be committed, and is left alone. What has to wait is listed with the time when
     it can be deleted. Locks are never lifted, not even where the credentials would allow it.
+
+    A superseded shard that must wait gets the object tag vera-state=superseded, a grace period after it was superseded.
+    With --lifecycle-rule nothing is collected: the lifecycle configuration is printed by which the store moves tagged
+    shards to a cold storage class until they can be deleted. It moves by tag and expires nothing. Give it to the bucket
+    beside the rules that it has: the call replaces them all.
     """
+    if lifecycle_rule is not None:
+        _, prefix = connect(named_repository(load_settings(settings, repository=repository)))
+        emit(lifecycle_configuration(Keyspace(prefix), lifecycle_rule))
+        return
     days = days_of(day, first, last)
     period = timedelta(days=read_period(grace))
     repo = open_repository(load_settings(settings, repository=repository))
@@ -90,7 +109,7 @@ def _show_lines(lines: Iterable[GcLine]) -> None:
 
 
 def _show_report(plan: GcPlan, report: GcReport) -> None:
-    if not plan.condemn and not plan.delete:
+    if not plan.condemn and not plan.delete and not plan.tag:
         say("Nothing to do now.")
         return
     say("Done:")
@@ -108,6 +127,7 @@ app = command_app(
 vera gc --dry-run
 vera gc
 vera gc --grace 7d --tenant clinic
+vera gc --lifecycle-rule DEEP_ARCHIVE > rule.json   # for aws s3api put-bucket-lifecycle-configuration
 vera gc --dry-run --json | jq '.plan.lines[] | {key, step, due}'
 """,
     codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.UNAVAILABLE, Kind.INCOMPATIBLE),
