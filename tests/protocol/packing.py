@@ -26,6 +26,7 @@ from vera_core.source.base import BigContent, Bounds, Fetched, LateRows, Unreada
 from vera_core.source.rows import RawBatch, RawRow, Reject, RejectReason, Row, batched, metadata_text
 from vera_core.store.base import missing_object
 from vera_core.store.memory import MemoryStore
+from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,8 +74,22 @@ def local_kek() -> LocalKeys:
 
 def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_seconds: float = 5.0) -> Repository:
     """A new handle, as another process would have."""
-    place = Workplace(actor=actor, spool=spool, freshness_seconds=freshness_seconds, key_service=local_kek)
+    place = Workplace(actor, spool, freshness_seconds, key_service=local_kek, buckets=_bucket)
     return Repository(store, PREFIX, place)
+
+
+def copy_bucket() -> MemoryStore:
+    """A bucket in memory that repositories of this process find by its name, as for a registered copy of keys."""
+    store = MemoryStore(f"copy-{len(_BUCKETS)}")
+    _BUCKETS[store.bucket] = store
+    return store
+
+
+_BUCKETS: dict[str, MemoryStore] = {}
+
+
+def _bucket(name: str) -> ObjectStore:
+    return _BUCKETS[name] if name in _BUCKETS else S3Store(name)
 
 
 def copied(store: MemoryStore) -> MemoryStore:
@@ -211,5 +226,6 @@ def pack(repo: Repository, source: MemorySource, day: date = DAY, revision: int 
 
 __all__ = [
     "CONFIG", "DAY", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
-    "assert_archived", "copied", "local_kek", "make_encrypted", "make_repository", "opened", "pack", "some_files",
+    "assert_archived", "copied", "copy_bucket", "local_kek", "make_encrypted", "make_repository", "opened", "pack",
+    "some_files",
 ]  # fmt: skip

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.packing import DAY, MemorySource, make_encrypted, opened, pack, some_files
+from tests.protocol.packing import (
+    DAY,
+    MemorySource,
+    copy_bucket,
+    local_kek,
+    make_encrypted,
+    make_repository,
+    opened,
+    pack,
+    some_files,
+)
+from vera_core.config import Encryption
 from vera_core.errors import UsageError
 from vera_core.operations.repository import Repository, Workplace
 from vera_core.operations.retrieve import Retriever
@@ -36,3 +47,14 @@ def test_without_the_key_service_nothing_is_read(memory_store: MemoryStore, tmp_
     stranger = Retriever(Repository(memory_store, "archive", Workplace(actor="stranger", spool=tmp_path)))
     with pytest.raises(UsageError, match="not configured here"):
         stranger.get(source.files[0].uid, DAY)
+
+
+def test_keyrings_are_stored_in_every_registered_copy(memory_store: MemoryStore, tmp_path: Path) -> None:
+    copy = copy_bucket()
+    kek = local_kek().kek
+    repo = make_repository(memory_store, tmp_path, encryption=Encryption(kek, (f"s3://{copy.bucket}/spare",)))
+    pack(repo, MemorySource(some_files(20)))
+    mine = {info.key.removeprefix("archive/") for info in memory_store.list_objects("") if info.key.endswith(".keys")}
+    theirs = {info.key.removeprefix("spare/") for info in copy.list_objects("")}
+    assert len(mine) > 1
+    assert mine == theirs

@@ -15,13 +15,12 @@ from vera_core.keys.service import good
 from vera_core.store.base import ABSENT, MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vera_core.keys.service import KeyService
-    from vera_core.keyspace import Keyspace
     from vera_core.model import Lock, Slot
+    from vera_core.operations.key_places import KeyPlace
     from vera_core.slots import ShardRef
-    from vera_core.store.base import ObjectStore
 
 
 class Found(NamedTuple):
@@ -33,30 +32,42 @@ class Found(NamedTuple):
 
 
 class Keyrings:
-    """The keyrings of an encrypted repository. Safe to share between threads."""
+    """The keyrings of an encrypted repository. Safe to share between threads.
+
+    Args:
+        places: where keyrings are kept: the repository's own bucket first, then its registered copies.
+        repository_id: 16 bytes.
+        service: what wraps them.
+    """
 
     def __init__(
-        self, store: ObjectStore, keys: Keyspace, repository_id: bytes, service: Callable[[], KeyService]
+        self, places: Callable[[], Sequence[KeyPlace]], repository_id: bytes, service: Callable[[], KeyService]
     ) -> None:
-        self._store = store
-        self._keys = keys
+        self.places = places
         self._repository_id = repository_id
         self._service = service
         self._cache = KeyringCache()
 
+    @property
+    def _home(self) -> KeyPlace:
+        return self.places()[0]
+
     def key_of(self, shard: ShardRef) -> str:
         """The key under which a shard's keyring lies: beside it."""
-        return shard.key.removesuffix(".vera") + ".keys"
+        return self._home.keyring(shard)
 
     def store_fresh(self, slot: Slot, keyring: Keyring, lock: Lock | None) -> None:
         """Stores the keyring of a shard that is about to be uploaded.
 
         Raises:
             PreconditionError: there is one already under that name.
+            UnavailableError: a place can't be reached: what is packed must be in every copy before it counts.
             VeraError: the key service's.
         """
         (data,) = seal_keyrings(self._service(), [keyring])
-        self._store.put(self._keys.keyring(slot, keyring.header.shard), data, condition=ABSENT, lock=lock)
+        for place in self.places():
+            with place.reached():
+                place.store.put(place.keys.keyring(slot, keyring.header.shard), data, condition=ABSENT, lock=lock)
 
     def get(self, shard: ShardRef) -> Keyring:
         """The keyring of a committed shard, from memory where it was asked for lately.
@@ -75,7 +86,7 @@ class Keyrings:
         """
         key = self.key_of(shard)
         try:
-            blob = self._store.get(key)
+            blob = self._home.store.get(key)
             return Found(self._opened(shard, blob.data), blob.version_id, blob.etag)
         except (MissingObjectError, IntegrityError) as error:
             return self._searched(shard, error)
@@ -88,11 +99,11 @@ class Keyrings:
         """The keyring among all versions of its key: the newest one may be a stranger's, or hidden."""
         key = self.key_of(shard)
         found: Found | None = None
-        for info in self._store.list_versions(key):
+        for info in self._home.store.list_versions(key):
             if info.key != key or info.is_delete_marker:
                 continue
             try:
-                blob = self._store.get(key, version_id=info.version_id)
+                blob = self._home.store.get(key, version_id=info.version_id)
                 keyring = self._opened(shard, blob.data)
             except (NotFoundError, IntegrityError):
                 continue
@@ -102,12 +113,12 @@ class Keyrings:
             raise IntegrityError(
                 f"the shard's keyring can't be used: {trouble.what}",
                 todo="Nothing of the shard is readable without it. Restore it from a registered copy.",
-                bucket=self._store.bucket, key=key, shard=shard.key,
+                bucket=self._home.store.bucket, key=key, shard=shard.key,
             ) from trouble  # fmt: skip
         return found
 
     def _opened(self, shard: ShardRef, data: bytes) -> Keyring:
-        tenant = self._keys.parse(shard.key).tenant
+        tenant = self._home.keys.parse(shard.key).tenant
         wanted = Wanted(self._repository_id, tenant, bytes.fromhex(shard.sha256), shard.keyring)
         (keyring,) = good(open_keyrings(self._service(), [(wanted, data)]))
         return keyring

@@ -20,6 +20,7 @@ from vera_core.errors import IncompatibleError, UnavailableError, UsageError
 from vera_core.keys.naming import PLAIN, KeyedNaming
 from vera_core.keyspace import Keyspace
 from vera_core.model import Lock
+from vera_core.operations.key_places import KeyPlace, open_place
 from vera_core.operations.keyrings import Keyrings
 from vera_core.operations.tenant_keys import TenantKeys
 from vera_core.slotlog import SlotLog
@@ -49,7 +50,7 @@ class Workplace:
 
     `actor` is who the audit trail names, `spool` a local directory for shards being built; a reader takes what it knows
     of a slot as current for `freshness_seconds`; `threads` load and encode files; `key_service` opens the one that
-    wraps the keys of an encrypted repository.
+    wraps the keys of an encrypted repository; `buckets` opens a bucket by its name.
     """
 
     actor: str
@@ -57,6 +58,7 @@ class Workplace:
     freshness_seconds: float = 5.0
     threads: int = 2
     key_service: Callable[[], KeyService] | None = None
+    buckets: Callable[[str], ObjectStore] = S3Store
 
 
 class Repository:
@@ -78,13 +80,14 @@ class Repository:
         self._audit: AuditTrail | None = None
         self._service: KeyService | None = None
         self._namings: dict[str, Naming] = {}
-        self._keyrings = Keyrings(store, self.keys, bytes.fromhex(self.config.repository_id), self.key_service)
+        self._places: dict[str, KeyPlace] = {}
+        self._keyrings = Keyrings(self.key_places, bytes.fromhex(self.config.repository_id), self.key_service)
 
     @classmethod
     def open(cls, uri: str, workplace: Workplace) -> Repository:
         """Opens s3://bucket/prefix with the AWS SDK's own credentials and endpoint."""
         bucket, prefix = parse_uri(uri)
-        return cls(S3Store(bucket), prefix, workplace)
+        return cls(workplace.buckets(bucket), prefix, workplace)
 
     @property
     def uri(self) -> str:
@@ -206,6 +209,14 @@ class Repository:
             )  # fmt: skip
         return service
 
+    def key_places(self) -> tuple[KeyPlace, ...]:
+        """Where the repository's keyrings and tenant keys lie: its own bucket first, then its registered copies."""
+        copies = () if self.config.encryption is None else self.config.encryption.copies
+        for uri in copies:
+            if uri not in self._places:
+                self._places[uri] = open_place(self.workplace, uri)
+        return KeyPlace(self.uri, self.store, self.keys), *(self._places[uri] for uri in copies)
+
     def naming(self, tenant: str, *, make: bool = False) -> Naming:
         """What the archive calls a tenant's files; `make` gives a new tenant its key.
 
@@ -217,14 +228,20 @@ class Repository:
             return PLAIN
         found = self._namings.get(tenant)
         if found is None:
-            keys = TenantKeys(
-                self.store, self.key_service(), bytes.fromhex(self.config.repository_id), self.config.locked
-            )
-            key = self.keys.tenant_key(tenant)
             lock = Lock(self.config.lock_mode, self.record_until(self._longest_lock())) if self.config.locked else None
-            opened = keys.make(tenant, key, lock) if make else keys.open(tenant, key)
+            opened = self.tenant_keys.make(tenant, lock) if make else self.tenant_keys.open(tenant)
             found = self._namings[tenant] = KeyedNaming(opened)
         return found
+
+    @property
+    def tenant_keys(self) -> TenantKeys:
+        """The tenant keys of an encrypted repository.
+
+        Raises:
+            UsageError, VeraError: the key service's.
+        """
+        repository_id = bytes.fromhex(self.config.repository_id)
+        return TenantKeys(self.key_places(), self.key_service(), repository_id, self.config.locked)
 
     @property
     def keyrings(self) -> Keyrings:
