@@ -1,7 +1,8 @@
 """The inventory: a Parquet catalogue of a day's living files, for people, DuckDB and pandas; derived from the shards.
 
 One file per slot, of all sources that archive into it, named after the log record it reflects at least; the highest
-number supersedes the others, whoever wrote them and in whatever order.
+number supersedes the others, whoever wrote them and in whatever order. How files of encrypted repositories are closed
+and opened is inventory_files.py's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vera_core.errors import UsageError
 from vera_core.keyspace import KeyKind
 from vera_core.model import day_text
 from vera_core.operations.cost import S3_STANDARD_IA, saved_monthly
+from vera_core.operations.inventory_files import inventory_writer
 from vera_core.operations.pace import at_pace
 from vera_core.operations.report import Report, figure
 from vera_core.operations.retrieve import Retriever
@@ -124,10 +125,13 @@ def _write_slot(repo: Repository, slot: Slot, scratch: Path) -> tuple[range, int
 
 
 def _write_rows(repo: Repository, slot: Slot, number: int, scratch: Path) -> tuple[range, int, int]:
+    if not number:
+        return range(1, 1), 0, 0
     path = scratch / f"inventory-{slot.index_text}.parquet"
+    key = repo.keys.inventory(slot.tenant, slot.day, slot.index_text, number)
     files = content = 0
     reports = Retriever(repo, slot.tenant).list_slot(slot)
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with inventory_writer(repo, key, path, SCHEMA) as writer:
         while rows := list(islice(reports, ROWS)):
             files += len(rows)
             content += sum(row.size for row in rows)
@@ -149,7 +153,6 @@ def _write_rows(repo: Repository, slot: Slot, number: int, scratch: Path) -> tup
             writer.write_table(pa.table(columns, schema=SCHEMA))
     if not files:
         return range(number + 1, number + 1), 0, 0
-    key = repo.keys.inventory(slot.tenant, slot.day, slot.index_text, number)
     digest = hashlib.sha256(path.read_bytes()).digest()
     repo.store.put_file(key, path, sha256=digest)
     return range(number, number + 1), files, content

@@ -1,0 +1,116 @@
+"""The inventory of an encrypted repository: read by who holds the keys, and showing nothing to anybody else."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.protocol.packing import DAY, KEYS, PREFIX, make_encrypted, opened
+from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError
+from vera_core.operations import inventory_files
+from vera_core.operations.inventory_files import inventory_writer, open_inventory
+from vera_core.operations.repository import Repository, Workplace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.store.base import ObjectStore, VersionInfo
+    from vera_core.store.memory import MemoryStore
+
+ROWS = pa.table({"uid": [f"telling-{number}" for number in range(1000)], "size": list(range(1000))})
+PLACE = KEYS.inventory("default", DAY, "0", 3)
+OTHER = KEYS.inventory("default", DAY, "0", 4)
+
+
+def put(repo: Repository, path: Path, key: str = PLACE) -> VersionInfo:
+    """Stores `ROWS` as an inventory file."""
+    with inventory_writer(repo, key, path, ROWS.schema) as writer:
+        writer.write_table(ROWS)
+    stored = repo.store.put(key, path.read_bytes())
+    return repo.store.head(key, version_id=stored.version_id)
+
+
+@pytest.fixture
+def repo(memory_store: MemoryStore, tmp_path: Path) -> Repository:
+    return make_encrypted(memory_store, tmp_path)
+
+
+def test_who_holds_the_keys_reads_it_whole_or_some_columns(store: ObjectStore, tmp_path: Path) -> None:
+    repo = make_encrypted(store, tmp_path)
+    info = put(repo, tmp_path / "file")
+    reader = opened(store, tmp_path, "reader")
+    assert open_inventory(reader, info).read().equals(ROWS)
+    assert open_inventory(reader, info).read(["size"]).column_names == ["size"]
+    assert sum(len(batch) for batch in open_inventory(reader, info).iter_batches(100)) == len(ROWS)
+
+
+def test_neither_rows_nor_names_of_columns_can_be_read_in_it(repo: Repository, tmp_path: Path) -> None:
+    info = put(repo, tmp_path / "file")
+    data = repo.store.get(info.key).data
+    assert not [word for word in (b"telling", b"uid", b"size", b"ARROW") if word in data]
+    with pytest.raises(OSError, match="encrypted"):
+        pq.ParquetFile(io.BytesIO(data))
+
+
+def test_two_files_of_the_same_rows_share_nothing(repo: Repository, tmp_path: Path) -> None:
+    one, other = (repo.store.get(put(repo, tmp_path / name).key).data for name in ("one", "other"))
+    assert one != other
+
+
+def test_a_file_in_the_place_of_another_does_not_open(repo: Repository, tmp_path: Path) -> None:
+    info = put(repo, tmp_path / "file")
+    stored = repo.store.put(OTHER, repo.store.get(info.key).data)
+    with pytest.raises(IntegrityError, match="belongs to another place"):
+        open_inventory(repo, repo.store.head(OTHER, version_id=stored.version_id))
+
+
+def test_what_is_not_encrypted_or_no_parquet_is_refused(repo: Repository, tmp_path: Path) -> None:
+    pq.write_table(ROWS, tmp_path / "plain")
+    for data in ((tmp_path / "plain").read_bytes(), b"junk", b"", b"PARE" * 9):
+        stored = repo.store.put(PLACE, data)
+        with pytest.raises(IntegrityError, match="can't be opened"):
+            open_inventory(repo, repo.store.head(PLACE, version_id=stored.version_id))
+
+
+@pytest.mark.parametrize("at", [4, 10, 200, -9, -30, -300])
+def test_altered_bytes_never_pass(repo: Repository, tmp_path: Path, at: int) -> None:
+    data = bytearray(repo.store.get(put(repo, tmp_path / "file").key).data)
+    data[at] ^= 1
+    stored = repo.store.put(PLACE, bytes(data))
+    with pytest.raises((IntegrityError, pa.ArrowException, OSError)):
+        open_inventory(repo, repo.store.head(PLACE, version_id=stored.version_id)).read()
+
+
+def test_errors_of_the_key_service_stay_what_they_are(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = put(repo, tmp_path / "file")
+    stranger = Repository(repo.store, PREFIX, Workplace(actor="stranger", spool=tmp_path))
+    for using in (lambda: open_inventory(stranger, info), lambda: put(stranger, tmp_path / "another")):
+        with pytest.raises(UsageError, match="not configured here"):
+            using()
+
+    def sealed(*_: object) -> object:
+        raise UnavailableError("the key service is sealed")
+
+    service = repo.key_service()
+    monkeypatch.setattr(type(service), "unwrap", sealed)
+    monkeypatch.setattr(type(service), "wrap", sealed)
+    for using in (lambda: open_inventory(repo, info), lambda: put(repo, tmp_path / "third")):
+        with pytest.raises(UnavailableError, match="sealed"):
+            using()
+
+
+def test_a_pyarrow_that_cant_encrypt_is_named(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = put(repo, tmp_path / "file")
+    monkeypatch.setattr(inventory_files, "encryption", None)
+    with pytest.raises(IncompatibleError, match="pyarrow that is installed can't encrypt"):
+        open_inventory(repo, info)
+    with pytest.raises(IncompatibleError, match="pyarrow that is installed can't encrypt"):
+        put(repo, tmp_path / "another")
