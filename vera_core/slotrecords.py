@@ -115,7 +115,8 @@ def _apply_commit(state: SlotState, record: Record) -> None:
 def _is_spent(state: SlotState, fresh: list[ShardRef]) -> bool:
     """Whether one of these versions can't begin to count: it does already, or was given up to be deleted."""
     names = {(shard.key, shard.version_id) for shard in fresh}
-    return bool(names & state.condemned) or any((shard.key, shard.version_id) in names for shard in state.live())
+    live = {(shard.key, shard.version_id) for shard in state.live()}
+    return not names.isdisjoint(live) or any(state.is_condemned(*name) for name in names)
 
 
 def _overlaps(ranges: list[tuple[int, int]], first: int, end: int) -> bool:
@@ -184,7 +185,9 @@ def _apply_readmit(state: SlotState, record: Record) -> None:
 
 def _apply_condemn(state: SlotState, record: Record) -> None:
     # Without effect on what is live already: who condemned it lost the race with its commit, and must not delete it.
-    state.condemned |= {(str(item["key"]), str(item["version_id"])) for item in record.body["versions"]}
+    named = {(str(item["key"]), str(item["version_id"])) for item in record.body["versions"]}
+    live = {(shard.key, "") for shard in state.live()}
+    state.condemned |= named - live
 
 
 def _apply_hold(state: SlotState, record: Record) -> None:

@@ -160,11 +160,11 @@ class SlotState:
 
     `shards` are live, by the commit part of their entries' origin; `dead` holds the ordinals erased per origin commit;
     `accounted` the rows per manifest digest that commits account for, as merged ranges; `condemned` the (key,
-    VersionId) that no record may bring any more; `holds` the uid of each version under legal hold, by case; `retained`
-    the versions whose retention was extended. The rest is complete only where it was read from the log, as packers do,
-    for readers don't need it: `superseded` are the shards that are live no more, for a repack replaced or a disposal
-    ended them, `erased` the uids that must not be brought back, `named_by` the record that made a VersionId live,
-    `strays` the numbers of records that count for nothing.
+    VersionId) that no record may bring any more (a VersionId of "" stands for all of that key); `holds` the uid of each
+    version under legal hold, by case; `retained` the versions whose retention was extended. The rest is complete only
+    where it was read from the log, as packers do, for readers don't need it: `superseded` are the shards that are live
+    no more, for a repack replaced or a disposal ended them, `erased` the uids that must not be brought back, `named_by`
+    the record that made a VersionId live, `strays` the numbers of records that count for nothing.
     """
 
     slot: Slot
@@ -193,6 +193,10 @@ class SlotState:
     def is_held(self, origin: Origin) -> bool:
         """Whether any case holds that version: then nobody erases it, leaves it behind or disposes of it."""
         return any(origin in versions for versions in self.holds.values())
+
+    def is_condemned(self, key: str, version_id: str = "") -> bool:
+        """Whether no record may bring that version of a shard any more; without a VersionId, the shard at all."""
+        return not self.condemned.isdisjoint(((key, version_id), (key, "")))
 
     def holds_of(self, origin: Origin) -> list[str]:
         """The cases that hold that version, in order."""

@@ -88,6 +88,16 @@ def test_a_condemn_comes_too_late_for_what_is_committed() -> None:
     assert fold(commit(0, 10, one), condemn(one)).live() == [one]
 
 
+def test_a_shard_condemned_by_name_is_never_committed_in_any_version() -> None:
+    one = shard("one", 1)
+    name = dataclasses.replace(one, version_id="")
+    state = fold(condemn(name), commit(0, 10, one), commit(0, 10, dataclasses.replace(one, version_id="another")))
+    assert (state.live(), state.strays) == ([], [2, 3])
+    stored_again = dataclasses.replace(one, version_id="another")
+    state = fold(commit(0, 10, one), condemn(name), repack(one, stored_again))
+    assert [each.version_id for each in state.live()] == ["another"], "it counted already"
+
+
 def test_a_condemned_version_is_never_repacked_to() -> None:
     one, two = shard("one"), shard("two")
     state = fold(commit(0, 10, one), condemn(two), repack(one, two))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.format import ShardSummary
+    from vera_core.keys.keyring import Keyring
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
@@ -46,11 +47,15 @@ class LocalShard:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished shard in the spool, what was written into it, and the keys of its entries, all where they are few."""
+    """A finished shard in the spool, what was written into it, and the keys of its entries, all where they are few.
+
+    `keyring` opens its files where it is encrypted.
+    """
 
     local: LocalShard
     summary: ShardSummary
     keys: list[int]
+    keyring: Keyring | None = None
 
     def stored_at(self, place: tuple[str, str], *, number: int, retention_class: str, lock: Lock) -> ShardRef:
         """How record `number` names the shard, once it is stored at `place` (key, VersionId)."""
@@ -68,6 +73,7 @@ class Finished:
             retention_class=retention_class,
             lock=lock,
             keys=small_filter(self.keys),
+            keyring=0 if self.keyring is None else self.keyring.revision,
         )
 
 

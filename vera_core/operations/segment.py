@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from vera_core.encoding import toolchain
 from vera_core.errors import IntegrityError
 from vera_core.format import ShardOptions
-from vera_core.model import Erasability, Lock, day_text
+from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
-from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, short_lock, upload
+from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
 from vera_core.operations.holdings import holdings
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
+from vera_core.operations.storing import store_shard
 from vera_core.operations.supersede import OutrunError, Replacement, supersede
 from vera_core.store.base import MissingObjectError
 from vera_core.store.chain import LostAppendError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.operations.build import BuiltPart
-    from vera_core.operations.commit import LocalShard
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.loader import Load
@@ -147,9 +147,13 @@ class _SegmentPacker:
         repo = self.job.repo
         try:
             verify_built(built, self.job.inspect)
-            place = None if built.local is None else self._store(built, built.local)
+            finished = self._finished(built)
+            try:
+                place = None if finished is None else self._store(finished)
+            except OutrunError:
+                return False
             while True:
-                shard = None if place is None else self._reference(built, *place)
+                shard = None if finished is None or place is None else self._reference(finished, place)
                 now = repo.clock.now()
                 until = repo.record_until(now if shard is None else shard.lock.until)
                 lock = Lock(repo.config.lock_mode, until) if repo.config.locked else None
@@ -171,17 +175,14 @@ class _SegmentPacker:
         self.job.advance(built.end - built.first, archived=built.archived, content=content)
         return True
 
-    def _store(self, built: BuiltPart, local: LocalShard) -> tuple[str, str]:
-        """Stores keyring and shard, in this order: a committed shard always has its keyring."""
-        repo = self.job.repo
-        if built.sealer is not None:
-            lock = short_lock(repo) if self._regulated else None
-            repo.keyrings.store_fresh(self.segment.slot, built.sealer.keyring(local.sha256), lock)
-        return upload(repo, self.state, local)
+    def _finished(self, built: BuiltPart) -> Finished | None:
+        if built.local is None or built.summary is None:
+            return None
+        keyring = None if built.sealer is None else built.sealer.keyring(built.local.sha256)
+        return Finished(built.local, built.summary, built.keys, keyring)
 
-    @property
-    def _regulated(self) -> bool:
-        return self.job.repo.config.retention(self.segment.retention_class).erasability is Erasability.REGULATED
+    def _store(self, finished: Finished) -> tuple[str, str]:
+        return store_shard(self.job.repo, self.log, self.state, finished, self.segment.retention_class)
 
     def check_or_repair(self, part: Part) -> None:
         """Makes sure that a committed part's shard verifies; a damaged one is built again and answered by a repack.
@@ -244,16 +245,13 @@ class _SegmentPacker:
             for record in self.state.records[seen:]
         )
 
-    def _reference(self, built: BuiltPart, key: str, version_id: str) -> ShardRef:
-        assert built.summary is not None
-        assert built.local is not None
-        reference = Finished(built.local, built.summary, built.keys).stored_at(
-            (key, version_id),
+    def _reference(self, finished: Finished, place: tuple[str, str]) -> ShardRef:
+        return finished.stored_at(
+            place,
             number=self.state.head.number + 1,
             retention_class=self.segment.retention_class,
             lock=class_lock(self.job.repo, self.segment.retention_class),
         )
-        return reference if built.sealer is None else replace(reference, keyring=1)
 
     def _commit_body(self, built: BuiltPart, shard: ShardRef | None) -> dict[str, Any]:
         window = self.job.frozen.window

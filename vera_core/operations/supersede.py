@@ -59,7 +59,7 @@ class Replacement:
         live = {(shard.key, shard.version_id) for shard in state.live()}
         return (
             live.issuperset((shard.key, shard.version_id) for shard in self.old)
-            and state.condemned.isdisjoint((shard.key, shard.version_id) for shard in self.new)
+            and not any(state.is_condemned(shard.key, shard.version_id) for shard in self.new)
             and all(may_be_left_out(state, origin) for origin in self.left_out)
         )
 
