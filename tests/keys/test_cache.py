@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.keys.support import make_keyring
 from vera_core.errors import IntegrityError, UnavailableError
 from vera_core.keys.cache import KeyringCache
-
-if TYPE_CHECKING:
-    from vera_core.keys.keyring import Keyring
+from vera_core.keys.keyring import Keyring
 
 SHARD = b"s" * 32
 
@@ -196,3 +193,22 @@ def test_who_waits_for_an_earlier_revision_fetches_on() -> None:
         assert waiting.result(10) is first.keyring
         assert demanding.result(10) is second.keyring
     assert cache.get(SHARD, first) is second.keyring
+
+
+def test_it_keeps_no_more_bytes_than_it_may() -> None:
+    """A keyring from which every second key of a large shard was destroyed has megabytes."""
+    whole = make_keyring(leaves=1 << 12)
+    large = Keyring(whole.header, whole.tree.puncture(range(0, 1 << 12, 2)))
+    assert large.tree.memory > len(large.tree.nodes) == 37 << 11
+    cache = KeyringCache(limit_bytes=3 * large.tree.memory)
+    for number in range(5):
+        cache.get(bytes([number]) * 32, Fetch(large))
+    assert len(cache) == 3
+    cache.forget(b"\4" * 32)
+    for number in range(100, 200):
+        cache.get(bytes([number]) * 32, Fetch())
+    assert len(cache) > 100, "small ones take little"
+    alone = KeyringCache(limit_bytes=10)
+    fetch = Fetch(large)
+    assert alone.get(SHARD, fetch) is alone.get(SHARD, fetch)
+    assert fetch.calls == 1, "one is kept, however large it is"

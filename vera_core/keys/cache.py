@@ -1,4 +1,4 @@
-"""Open keyrings in memory, for a limited time and number, so that a reader asks the key service once for a shard.
+"""Open keyrings in memory, for a limited time and in bounded memory: a reader asks the key service once for a shard.
 
 What is forgotten here can't be wiped from memory (Python copies and collects as it likes); it is only no longer used.
 How keyrings are fetched and opened is the caller's.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 LIMIT = 256
+LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,23 @@ class KeyringCache:
     Args:
         seconds: how long after it was fetched a keyring is given out.
         limit: how many are kept at most; the one fetched first goes first.
+        limit_bytes: of how much memory, about; the one fetched last is kept in any case.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, *, seconds: float = SECONDS, limit: int = LIMIT, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        seconds: float = SECONDS,
+        limit: int = LIMIT,
+        limit_bytes: int = LIMIT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds = seconds
         self._limit = limit
+        self._limit_bytes = limit_bytes
         self._clock = clock
+        self._bytes = 0
         self._guard = threading.Lock()
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # the one that ends first, first
         self._flights: dict[bytes, Future[Keyring]] = {}
@@ -87,13 +96,14 @@ class KeyringCache:
         Only threads that were waiting already still get it. To be called when entries of the shard are erased.
         """
         with self._guard:
-            self._kept.pop(shard, None)
+            self._drop(shard)
             self._flights.pop(shard, None)
 
     def clear(self) -> None:
         """`forget` for every shard."""
         with self._guard:
             self._kept.clear()
+            self._bytes = 0
             self._flights.clear()
 
     def _fetch(self, shard: bytes, fetch: Callable[[], Keyring], flight: Future[Keyring], revision: int) -> Keyring:
@@ -121,15 +131,20 @@ class KeyringCache:
                 return
             del self._flights[shard]
             if keyring is not None:
-                self._kept.pop(shard, None)
+                self._drop(shard)
                 self._kept[shard] = _Kept(keyring, self._clock() + self._seconds)
-            while len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
+                self._bytes += keyring.tree.memory
+            while len(self._kept) > self._limit or (self._bytes > self._limit_bytes and len(self._kept) > 1):
+                self._drop(next(iter(self._kept)))
 
     def _drop_expired(self) -> None:
         now = self._clock()
         while self._kept and next(iter(self._kept.values())).until <= now:
-            self._kept.popitem(last=False)
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, shard: bytes) -> None:
+        kept = self._kept.pop(shard, None)
+        self._bytes -= 0 if kept is None else kept.keyring.tree.memory
 
 
 def _interrupted() -> UnavailableError:

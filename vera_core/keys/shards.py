@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from vera_core.codec import crc32, decode, decode_many
+from vera_core.codec import crc32, decode, decode_many, digest
 from vera_core.encoding import FACTS, EncodedBatch
 from vera_core.errors import FormatError, IntegrityError, UsageError, VeraError
 from vera_core.format.columns import encode_attributes
@@ -158,6 +158,8 @@ class Opener(Protocol):
     def facts(self, entries: Sequence[Entry]) -> list[Entry]:
         """Entries of `reader` with all that was archived of them, in their order; contents are read where they must.
 
+        `sha256` is that of the content, also where the shard keeps a keyed digest.
+
         Raises:
             ErasedError, IntegrityError: as `read`.
         """
@@ -280,7 +282,8 @@ class ShardOpener:
 
     def facts(self, entries: Sequence[Entry]) -> list[Entry]:
         """See `Opener`."""
-        found = {opened.ordinal: opened for opened, _ in self.read_many(entries)}
+        coming = self.read_many(entries)
+        found = {opened.ordinal: opened._replace(sha256=digest(content)) for opened, content in coming}
         return [found[entry.ordinal] for entry in entries]
 
     def open_many(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[tuple[Entry, bytes]]:

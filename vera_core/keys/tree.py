@@ -115,6 +115,11 @@ class KeyTree:
         return len(self._sizes)
 
     @property
+    def memory(self) -> int:
+        """Bytes that it takes, about."""
+        return len(self.nodes) + self._sizes.nbytes + self._firsts.nbytes
+
+    @property
     def left(self) -> int:
         """How many leaves are not punctured; those that no file uses count too."""
         return int(self._sizes.sum())

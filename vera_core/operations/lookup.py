@@ -16,7 +16,7 @@ from vera_core.model import Origin
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from vera_core.keys.shards import Opener
     from vera_core.model import Entry
@@ -173,12 +173,32 @@ def opened(readers: ShardReaders, versions: Sequence[Version]) -> list[Version]:
         ErasedError: the key of one was destroyed.
         IntegrityError, VeraError: as `ShardReaders.opener`, or its bytes do not verify.
     """
-    found: dict[Origin, Version] = {}
-    for shard in {version.shard.version_id: version.shard for version in versions}.values():
-        own = [version for version in versions if version.shard is shard]
-        facts = readers.opener(shard).facts([version.entry for version in own])
-        found.update((version.origin, version._replace(entry=entry)) for version, entry in zip(own, facts, strict=True))
-    return [found[version.origin] for version in versions]
+    return _opened(readers, versions, lambda _, entries: list(entries))
+
+
+def readable(readers: ShardReaders, versions: Sequence[Version]) -> list[Version]:
+    """As `opened`, without the versions whose key was destroyed.
+
+    Raises:
+        IntegrityError, VeraError: as `opened`.
+    """
+    return _opened(readers, versions, lambda opener, entries: list(filter(opener.holds, entries)))
+
+
+def _opened(
+    readers: ShardReaders, versions: Sequence[Version], chosen: Callable[[Opener, Sequence[Entry]], list[Entry]]
+) -> list[Version]:
+    """Those versions whose entries are chosen, opened shard by shard, in their order."""
+    by_shard: dict[str, list[Version]] = {}
+    for version in versions:
+        by_shard.setdefault(version.shard.version_id, []).append(version)
+    found: dict[tuple[str, int], Entry] = {}
+    for version_id, own in by_shard.items():
+        opener = readers.opener(own[0].shard)
+        entries = chosen(opener, [version.entry for version in own])
+        found.update(((version_id, entry.ordinal), entry) for entry in opener.facts(entries))
+    places = ((version, (version.shard.version_id, version.entry.ordinal)) for version in versions)
+    return [version._replace(entry=found[place]) for version, place in places if place in found]
 
 
 def origin_of(shard: ShardRef, entry: Entry) -> Origin:

@@ -1,6 +1,8 @@
 """Reading files back: from a uid to its verified bytes, without any database of locations.
 
 A cold read asks for the sidecar, the next log record, the shard's suffix and the entry; a warm one only for the entry.
+Of an encrypted shard a cold one asks for the keyring too, and has the key service open it. What shards and logs call a
+file is its name (keys/naming.py); it gets its uid back when it is opened.
 What a reader knows of a slot is taken as current for the workplace's freshness; then the next log record is asked for.
 Before a reader says that a file is not there, it asks for what is new in the config and in the slot, whatever it knows.
 """
@@ -11,18 +13,19 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from vera_core.errors import ErasedError, NotFoundError, UsageError
-from vera_core.model import DEFAULT_TENANT, Origin, check_uid, from_micros
-from vera_core.operations.lookup import ShardReaders, Version, by_lock, opened, versions_in_order, versions_of
+from vera_core.errors import ErasedError, NotFoundError, UsageError, VeraError
+from vera_core.model import DEFAULT_TENANT, Origin, check_uid, format_time, from_micros
+from vera_core.operations.lookup import ShardReaders, Version, by_lock, opened, readable, versions_in_order, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import date, datetime
 
     from vera_core.model import Entry, Slot
@@ -30,17 +33,23 @@ if TYPE_CHECKING:
     from vera_core.slots import SlotState
 
 KNOWN_SLOTS = 1024
+BATCH_VERSIONS, BATCH_BYTES = 1024, 8 << 20
+"""How many versions of a slot are opened at once, and about how many stored bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReport(Report):
-    """What is archived of one version of a file, and where; `held` are the cases that hold it."""
+    """What is archived of one version of a file, and where; `held` are the cases that hold it.
+
+    Of an erased version in an encrypted repository nothing is known but where it lies: `created_at` is None, `sha256`,
+    media type and metadata are empty, and the size is 0.
+    """
 
     uid: str
     tenant: str
     slot: str
     version: str
-    created_at: datetime
+    created_at: datetime | None
     media_type: str
     metadata: dict[str, str]
     sha256: str
@@ -54,6 +63,11 @@ class FileReport(Report):
     held: tuple[str, ...] = ()
     size: int = figure("size", "bytes")
     stored_size: int = figure("stored", "bytes")
+
+    @property
+    def created(self) -> str:
+        """`created_at` as text; empty where it is not known."""
+        return "" if self.created_at is None else format_time(self.created_at)
 
 
 class Retriever:
@@ -82,7 +96,15 @@ class Retriever:
             NotFoundError: there is none.
         """
         slot, state, found = self._look_twice(uid, created_at)
-        return [self._report(slot, state, version) for version in opened(self._readers, found)]
+        with self._reading(uid, slot, None):
+            wanted = [version for version in found if not (state.is_dead(version.origin) and version.shard.keyring)]
+            known = {version.origin: version for version in readable(self._readers, wanted)}
+        return [
+            self._report(slot, state, known[version.origin])
+            if version.origin in known
+            else replace(self._report(slot, state, version), uid=uid, created_at=None, sha256="", size=0, erased=True)
+            for version in found
+        ]
 
     def stat(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> FileReport:
         """What is archived of a file, without its bytes.
@@ -91,7 +113,8 @@ class Retriever:
             NotFoundError, ErasedError: as `get`.
         """
         slot, state, found = self._find(uid, created_at, version)
-        return self._report(slot, state, opened(self._readers, [found])[0])
+        with self._reading(uid, slot, version):
+            return self._report(slot, state, opened(self._readers, [found])[0])
 
     def get(self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None) -> bytes:
         """A file's content, verified against its CRC and digest. For files beyond memory use `stream`.
@@ -106,16 +129,17 @@ class Retriever:
             ErasedError: the version (or every version) was erased.
             IntegrityError: what is stored does not verify.
         """
-        _, _, found = self._find(uid, created_at, version)
-        return self._readers.opener(found.shard).read(found.entry)[1]
+        slot, _, found = self._find(uid, created_at, version)
+        with self._reading(uid, slot, version):
+            return self._readers.opener(found.shard).read(found.entry)[1]
 
     def stream(
         self, uid: str, created_at: datetime | date | None = None, *, version: str | None = None
     ) -> tuple[Entry, Iterator[bytes]]:
         """As `get`, in chunks of bounded size; the digest is checked before the last chunk is handed out."""
-        _, _, found = self._find(uid, created_at, version)
-        opener = self._readers.opener(found.shard)
-        return opener.stream(found.entry)
+        slot, _, found = self._find(uid, created_at, version)
+        with self._reading(uid, slot, version):
+            return self._readers.opener(found.shard).stream(found.entry)
 
     def list_day(self, day: date) -> Iterator[FileReport]:
         """The latest living version of every file of a day's slots, slot by slot in key order; memory stays bounded."""
@@ -128,14 +152,20 @@ class Retriever:
         return self.search_slot(slot, lambda _: True)
 
     def search_slot(self, slot: Slot, wanted: Callable[[Entry], bool]) -> Iterator[FileReport]:
-        """The latest living version of every file of a slot of which some living version is wanted, in key order."""
+        """The latest living version of every file of a slot of which some living version is wanted, in key order.
+
+        In an encrypted repository all of the slot is read, for what is known of a file is sealed with its content.
+        """
         state = self._state(slot, time.monotonic() - self._repo.workplace.freshness_seconds)
         streams = [versions_in_order(self._readers, shard) for shard in by_lock(state)]
         merged = heapq.merge(*streams, key=lambda item: (item.entry.key, item.entry.uid.encode(), item.origin))
-        for _, same_uid in groupby(merged, key=lambda item: item.entry.uid):
-            living = [version for version in same_uid if not state.is_dead(version.origin)]
-            if any(wanted(version.entry) for version in living):
-                yield self._report(slot, state, living[-1])
+        living = (version for version in merged if not state.is_dead(version.origin))
+        for batch in _batches(groupby(living, key=lambda item: item.entry.uid)):
+            known = readable(self._readers, batch)
+            for _, same_uid in groupby(known, key=lambda item: item.entry.uid):
+                versions = list(same_uid)
+                if any(wanted(version.entry) for version in versions):
+                    yield self._report(slot, state, versions[-1])
 
     def _state(self, slot: Slot, oldest: float) -> SlotState:
         """The slot's state as of `oldest` (by the monotonic clock) or later."""
@@ -202,6 +232,21 @@ class Retriever:
     def _name(self, uid: str) -> str:
         return self._repo.naming(self._tenant).name(uid)
 
+    @contextmanager
+    def _reading(self, uid: str, slot: Slot, wanted: str | None) -> Iterator[None]:
+        """Errors say what was asked for, not what the archive calls it.
+
+        A destroyed key is an erasure too, also where its tombstone was not read yet.
+        """
+        try:
+            yield
+        except ErasedError as error:
+            raise self._erased(uid, slot, wanted) from error
+        except VeraError as error:
+            if "uid" in error.where:
+                error.where["uid"] = uid
+            raise
+
     def _erased(self, uid: str, slot: Slot, wanted: str | None) -> ErasedError:
         return ErasedError("the file was erased", uid=uid, slot=slot, version=wanted, tenant=self._tenant)
 
@@ -222,6 +267,24 @@ class Retriever:
             lock_mode=shard.lock.mode.value, lock_until=shard.lock.until, held=tuple(state.holds_of(version.origin)),
             size=entry.size, stored_size=entry.stored_size,
         )  # fmt: skip
+
+
+def _batches(files: Iterable[tuple[str, Iterable[Version]]]) -> Iterator[list[Version]]:
+    """The versions of files, so many at a time that opening them takes bounded memory; those of one file together.
+
+    Of the places that a version lies in, the last one counts.
+    """
+    batch: list[Version] = []
+    size = 0
+    for _, versions in files:
+        if len(batch) >= BATCH_VERSIONS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        own = {version.origin: version for version in versions}.values()
+        batch += own
+        size += sum(version.entry.stored_size for version in own)
+    if batch:
+        yield batch
 
 
 def _matching(found: list[Version], wanted: str) -> list[Version]:

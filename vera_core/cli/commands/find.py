@@ -23,7 +23,6 @@ from vera_core.cli.output import emit, say
 from vera_core.cli.progress import meter
 from vera_core.cli.values import read_days
 from vera_core.errors import Kind, UsageError
-from vera_core.model import format_time
 from vera_core.operations.find import Wanted, find_files, write_list
 from vera_core.operations.opening import open_repository
 from vera_core.operations.report import size_text
@@ -68,7 +67,7 @@ def command(
         files = find_files(repo, wanted, progress)
         if output is None:
             for item in files:
-                say(f"{format_time(item.created_at):<27}  {size_text(item.size):>10}  {item.version:>8}  {item.uid}")
+                say(f"{item.created:<27}  {size_text(item.size):>10}  {item.version:>8}  {item.uid}")
             return
         with new_file(output, force=force) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")

@@ -11,7 +11,7 @@ from vera_core.cli.context import load_settings
 from vera_core.cli.options import JsonOption, RepositoryOption, SettingsOption, TenantOption, command_app
 from vera_core.cli.output import emit, json_text, say, show_table
 from vera_core.errors import Kind, VeraError
-from vera_core.model import format_time, parse_day
+from vera_core.model import parse_day
 from vera_core.operations import walk
 from vera_core.operations.opening import open_repository
 from vera_core.operations.report import as_json as jsonable
@@ -71,7 +71,7 @@ def _list_files(retriever: Retriever, day: date, tenant: str, *, as_json: bool) 
         _stream_json(files, {"tenant": tenant, "day": jsonable(day)})
         return
     for item in files:
-        say(f"{format_time(item.created_at):<27}  {size_text(item.size):>10}  {item.version:>8}  {item.uid}")
+        say(f"{item.created:<27}  {size_text(item.size):>10}  {item.version:>8}  {item.uid}")
 
 
 def _stream_json(files: Iterator[FileReport], about: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def _show(report: FileReport) -> None:
             ("uid", report.uid),
             ("tenant", report.tenant),
             ("version", report.version),
-            ("created at", format_time(report.created_at)),
+            ("created at", report.created),
             ("size", amount(report.size, "bytes")),
             ("stored", f"{amount(report.stored_size, 'bytes')}, {report.codec}"),
             ("sha256", report.sha256),
@@ -90,7 +90,7 @@ def _show_versions(found: list[FileReport]) -> None:
         [
             (
                 item.version,
-                format_time(item.created_at),
+                item.created,
                 size_text(item.size),
                 item.sha256,
                 "erased" if item.erased else "",
