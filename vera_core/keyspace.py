@@ -107,6 +107,16 @@ def parse_number(text: str) -> int:
     return number if number and number_text(number) == text else 0
 
 
+def keyring_of(shard: str) -> str:
+    """The key of the keyring that lies beside the shard with that key."""
+    return shard.removesuffix(".vera") + ".keys"
+
+
+def shard_of(keyring: str) -> str:
+    """The key of the shard that a keyring lies beside: the inverse of `keyring_of`."""
+    return keyring.removesuffix(".keys") + ".vera"
+
+
 @dataclass(frozen=True, slots=True)
 class Keyspace:
     """All keys of the repository under `prefix`.

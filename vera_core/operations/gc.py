@@ -1,8 +1,9 @@
 """`vera gc`: deletes shard versions that count no more: garbage, and superseded shards whose lock has ended.
 
 First a version is condemned in its slot's log, so that no record brings it back; after a grace period it is deleted by
-VersionId, once the log was read again (docs/protocol.md, "Garbage"). Superseded shards that must wait get the tag by
-which the store may move them to a cold storage class meanwhile (cold.py).
+VersionId, once the log was read again (docs/protocol.md, "Garbage"). A keyring goes the same way once no version of its
+shard is there, as where the upload never came. Superseded shards that must wait get the tag by which the store may move
+them to a cold storage class meanwhile (cold.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from vera_core.errors import RestrictedError, UsageError
-from vera_core.keyspace import KeyKind
+from vera_core.keyspace import KeyKind, keyring_of, shard_of
 from vera_core.model import Lock
 from vera_core.operations.audited import audited
 from vera_core.operations.cold import ColdTags
@@ -65,7 +66,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcLine:
-    """A shard version that does not count: its bytes, what is next, since when it is condemned, and why it must wait.
+    """A version of a shard or keyring that does not count: its bytes, what is next, and why it must wait.
 
     `due` is when it can be deleted, as far as can be known now; None where a legal hold has no end. `tag`: it is
     superseded, has to wait and gets its tag now.
@@ -80,6 +81,11 @@ class GcLine:
     due: datetime | None
     why: str = ""
     tag: bool = False
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """How records condemn it: a shard by key and VersionId, a keyring by its shard's key alone."""
+        return _condemnable(self.key, self.version_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,17 +205,30 @@ def _lines(repo: Repository, slot: Slot, grace: timedelta, tags: ColdTags) -> li
     """What does not count in a slot."""
     state = repo.slot_log(slot).load()
     ends = ends_of(state)
-    live = {(shard.key, shard.version_id) for shard in state.live()}
+    infos = [info for info in repo.store.list_versions(repo.keys.slot_prefix(slot)) if not info.is_delete_marker]
+    kinds = {info.key: repo.keys.parse(info.key).kind for info in infos}
+    needed = {keyring_of(key) for key, kind in kinds.items() if kind is KeyKind.SHARD}
+    unneeded = {key for key, kind in kinds.items() if kind is KeyKind.KEYRING} - needed
     found = []
-    for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
-        is_shard = repo.keys.parse(info.key).kind is KeyKind.SHARD and not info.is_delete_marker
-        if is_shard and (info.key, info.version_id) not in live:
+    for info in infos:
+        collected = kinds[info.key] is KeyKind.SHARD or info.key in unneeded
+        if collected and not _counts(state, _condemnable(info.key, info.version_id)):
             # What vanishes meanwhile was deleted by another collector.
             with suppress(MissingObjectError):
                 line = _judge(repo, state, info, ends, grace)
                 tag = _may_go_cold(repo, line, ends, grace) and tags.is_missing(info.key, info.version_id)
                 found.append(replace(line, tag=tag))
     return found
+
+
+def _condemnable(key: str, version_id: str) -> tuple[str, str]:
+    """See `GcLine.name`."""
+    return (shard_of(key), "") if key.endswith(".keys") else (key, version_id)
+
+
+def _counts(state: SlotState, name: tuple[str, str]) -> bool:
+    """Whether what a record would condemn by that name is live."""
+    return any(name in {(shard.key, shard.version_id), (shard.key, "")} for shard in state.live())
 
 
 def _may_go_cold(repo: Repository, line: GcLine, ends: Ends, grace: timedelta) -> bool:
@@ -223,7 +242,7 @@ def _may_go_cold(repo: Repository, line: GcLine, ends: Ends, grace: timedelta) -
 def _judge(repo: Repository, state: SlotState, info: VersionInfo, ends: Ends, grace: timedelta) -> GcLine:
     """The next step of a version that is not live."""
     now = repo.clock.now()
-    since = ends.condemned.get((info.key, info.version_id))
+    since = ends.condemned.get(_condemnable(info.key, info.version_id))
     superseded = (info.key, info.version_id) in ends.superseded
     lock = repo.store.get_lock(info.key, info.version_id) if repo.config.locked else None
     end = now if lock is None else lock.until
@@ -253,11 +272,10 @@ def _condemn(repo: Repository, slot: Slot, lines: Sequence[GcLine]) -> int:
     log = repo.slot_log(slot)
     state = log.load()
     sealed = sealed_number(log, state)
-    wanted = [(line.key, line.version_id) for line in lines]
+    wanted = list(dict.fromkeys(line.name for line in lines))
     done = 0
     for _ in range(APPENDS):
-        live = {(shard.key, shard.version_id) for shard in state.live()}
-        names = [name for name in wanted if name not in live and name not in state.condemned]
+        names = [name for name in wanted if name not in state.condemned and not _counts(state, name)]
         if not names:
             break
         done += _append_condemn(repo, log, state, names[:CONDEMNED_AT_ONCE])
@@ -290,16 +308,14 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
     for line in lines:
         if log.refresh(state):
             ends = ends_of(state)
-        name = line.key, line.version_id
-        live = any((shard.key, shard.version_id) == name for shard in state.live())
-        if name not in ends.condemned or live:
+        if line.name not in ends.condemned or _counts(state, line.name):
             done.append(replace(line, step=Step.WAIT, due=None, why="it counts again"))
             continue
         try:
             info = repo.store.head(line.key, version_id=line.version_id)
             judged = _judge(repo, state, info, ends, grace)
             if judged.step is Step.DELETE:
-                repo.store.delete(line.key, version_id=line.version_id)
+                _delete_version(repo, line)
             done.append(judged)
         except MissingObjectError:
             # Somebody else was quicker.
@@ -309,6 +325,18 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
     # Whoever condemned may have died before this.
     settle(repo, log, state, sealed)
     return done
+
+
+def _delete_version(repo: Repository, line: GcLine) -> None:
+    """Deletes a version; of a keyring first all that registered copies have of it, for they are found by this one."""
+    if line.key.endswith(".keys"):
+        for place in repo.key_places()[1:]:
+            key = place.keys.root + line.key.removeprefix(repo.keys.root)
+            with place.reached():
+                there = [info.version_id for info in place.store.list_versions(key) if info.key == key]
+            for version_id in there:
+                place.store.delete(key, version_id=version_id)
+    repo.store.delete(line.key, version_id=line.version_id)
 
 
 def _tag(repo: Repository, slot: Slot, lines: Sequence[GcLine], tags: ColdTags) -> int:

@@ -1,0 +1,139 @@
+"""What packing an encrypted repository leaves in the bucket: keyrings with their locks, and none without its shard."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.protocol.packing import (
+    File,
+    MemorySource,
+    assert_archived,
+    copy_bucket,
+    local_kek,
+    make_repository,
+    opened,
+    pack,
+)
+from tests.protocol.repacking import append
+from tests.protocol.test_repack import ONE_SLOT, Clock
+from vera_core.config import Encryption
+from vera_core.errors import UnavailableError
+from vera_core.keyspace import keyring_of, shard_of
+from vera_core.operations.gc import GcPlan, GcReport, execute_gc, plan_gc
+from vera_core.operations.walk import all_slots
+from vera_core.store.faulty import Action, FaultyStore, Rule
+from vera_core.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vera_core.operations.repository import Repository
+    from vera_core.store.base import ObjectStore
+
+
+class World:
+    """An encrypted repository with one slot a day and a registered copy of its keys, and a clock of its own."""
+
+    def __init__(self, spool: Path) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(clock=self.clock)
+        self.spool = spool
+        self.copy = copy_bucket()
+        encryption = Encryption(local_kek().kek, (f"s3://{self.copy.bucket}/spare",))
+        make_repository(self.store, spool, routing=ONE_SLOT, encryption=encryption)
+
+    def repo(self, store: ObjectStore | None = None) -> Repository:
+        """A new handle."""
+        return opened(store or self.store, self.spool)
+
+    def leave(self, kind: str, key: str) -> set[str]:
+        """Packs a file with a store that fails at that request; the keys of what lies there since."""
+        before = self.keys(self.store)
+        dying = FaultyStore(self.store, [Rule(Action.FAIL, kind, key, times=None)])
+        with pytest.raises(UnavailableError):
+            pack(self.repo(dying), MemorySource([File("lost", b"lost")], name="lost"))
+        return self.keys(self.store) - before
+
+    def keys(self, store: MemoryStore) -> set[str]:
+        """Keys of shards and keyrings, without what stands before the tenant."""
+        names = {info.key[info.key.index("t/default") :] for info in store.list_versions("") if "t/default" in info.key}
+        return {name for name in names if name.endswith((".vera", ".keys")) and "tenant.keys" not in name}
+
+    def plan(self) -> GcPlan:
+        repo = self.repo()
+        return plan_gc(repo, all_slots(repo))
+
+    def collect(self, *, after: timedelta = timedelta()) -> GcReport:
+        """Collects once that time has passed."""
+        self.clock.moment += after
+        return execute_gc(self.repo(), self.plan())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+DAY_AND_MORE = timedelta(days=1, seconds=2)
+
+
+def test_a_keyring_without_a_shard_is_collected_everywhere(world: World) -> None:
+    pack(world.repo(), MemorySource([File("doc/1", b"1")]))
+    needed = world.keys(world.store)
+    [orphan] = world.leave("put_file", "*.vera")
+    assert orphan.endswith(".keys")
+    assert orphan in world.keys(world.copy)
+    assert [(line.step, line.why) for line in world.plan().lines] == [("wait", "uploaded within a day")]
+    assert world.collect(after=DAY_AND_MORE).condemned == 1
+    [slot] = all_slots(world.repo())
+    assert world.repo().slot_log(slot).load().is_condemned(f"archive/{shard_of(orphan)}")
+    assert world.collect().deleted == 0, "in its grace period"
+    assert world.collect(after=DAY_AND_MORE).deleted == 1
+    assert world.keys(world.store) == needed
+    assert world.keys(world.copy) == {key for key in needed if key.endswith(".keys")}
+    assert world.plan().lines == ()
+
+
+def test_a_keyring_goes_after_its_shard(world: World) -> None:
+    pack(world.repo(), MemorySource([File("doc/1", b"1")]))
+    shard, keyring = sorted(world.leave("put", "*/log/*"), reverse=True)
+    assert keyring_of(shard) == keyring
+    world.collect(after=DAY_AND_MORE)
+    assert world.collect(after=DAY_AND_MORE).deleted == 1
+    assert keyring in world.keys(world.store), "as long as anything might read the shard"
+    world.collect()
+    assert world.collect(after=DAY_AND_MORE).deleted == 1
+    assert keyring not in world.keys(world.store) | world.keys(world.copy)
+    assert world.plan().lines == ()
+
+
+def test_what_counts_keeps_its_keyring_though_a_stranger_deleted_the_shard(world: World) -> None:
+    """It can be put back from a replica."""
+    [line] = pack(world.repo(), MemorySource([File("doc/1", b"1")])).shards
+    world.clock.moment += timedelta(days=101)
+    world.store.delete(line.key, version_id=line.version_id)
+    assert world.plan().lines == ()
+
+
+@pytest.mark.parametrize(("kind", "key"), [("list_versions", "*/log/*"), ("put_file", "*.vera"), ("put", "*/log/*")])
+def test_a_shard_that_is_given_up_before_its_commit_is_built_again(world: World, kind: str, key: str) -> None:
+    """A condemn of its digest, which collectors and erasers append, comes between keyring and commit."""
+    source = MemorySource([File("doc/1", b"1")])
+    given_up: set[str] = set()
+
+    def give_up() -> None:
+        keyrings = [name for name in world.keys(world.store) if name.endswith(".keys")]
+        if keyrings and not given_up:
+            given_up.update(f"archive/{shard_of(name)}" for name in keyrings)
+            [slot] = all_slots(world.repo())
+            versions = [{"key": name, "version_id": ""} for name in given_up]
+            append(world.repo(), slot, {"type": "condemn", "versions": versions})
+
+    racing = FaultyStore(world.store, [Rule(Action.RUN_BEFORE, kind, key, run=give_up, times=None)])
+    [line] = pack(world.repo(racing), source).shards
+    assert len(given_up) == 1
+    assert line.key not in given_up
+    assert_archived(world.store, world.spool, source)
