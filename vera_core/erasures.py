@@ -21,7 +21,7 @@ from vera_core.decisions import (
     same_person,
 )
 from vera_core.errors import UsageError
-from vera_core.model import check_name, check_uid, format_time, parse_time
+from vera_core.model import Slot, check_name, check_uid, day_text, format_time, parse_day, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +43,18 @@ class Target:
 
     uid: str
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTarget:
+    """A file as the request of an encrypted repository names it, whose records may show neither uid nor time."""
+
+    name: str
+    slot: Slot
+
+
+AnyTarget = Target | NamedTarget
+"""A file of a request, as it is asked for or as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class ErasureRequest(Request):
 
     recorder: str
     received: datetime
-    targets: tuple[Target, ...]
+    targets: tuple[AnyTarget, ...]
     erased: frozenset[int] = frozenset()
     missing: frozenset[int] = frozenset()
     refused: Mapping[int, Refusal] = field(default_factory=dict)
@@ -124,7 +136,8 @@ def request_body(request: ErasureRequest) -> dict[str, Any]:
     """
     check_name(request.id, "request id")
     for target in request.targets:
-        check_uid(target.uid)
+        if isinstance(target, Target):
+            check_uid(target.uid)
     if not request.targets:
         raise UsageError("the request names no file", request=request.id)
     if not request.reason.strip():
@@ -137,11 +150,23 @@ def request_body(request: ErasureRequest) -> dict[str, Any]:
         "actor": request.recorder,
         "requested_by": request.requester,
         "received": format_time(request.received),
-        "targets": [
-            {"uid": item.uid, "created_at": None if item.created_at is None else format_time(item.created_at)}
-            for item in request.targets
-        ],
+        "targets": [_target_json(target) for target in request.targets],
     }
+
+
+def _target_json(target: AnyTarget) -> dict[str, Any]:
+    if isinstance(target, NamedTarget):
+        slot = target.slot
+        return {"name": target.name, "day": day_text(slot.day), "index": slot.index, "n_bits": slot.n_bits}
+    return {"uid": target.uid, "created_at": None if target.created_at is None else format_time(target.created_at)}
+
+
+def _target(tenant: str, item: Mapping[str, Any]) -> AnyTarget:
+    """The inverse of `_target_json`."""
+    if "name" in item:
+        slot = Slot(tenant, parse_day(item["day"]), int(item["index"]), int(item["n_bits"]))
+        return NamedTarget(str(item["name"]), slot)
+    return Target(str(item["uid"]), None if item["created_at"] is None else parse_time(item["created_at"]))
 
 
 def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureRequest:
@@ -153,10 +178,7 @@ def _apply_request(_before: ErasureRequest | None, record: Record) -> ErasureReq
         requester=str(body["requested_by"]),
         recorder=str(body["actor"]),
         received=parse_time(body["received"]),
-        targets=tuple(
-            Target(str(item["uid"]), None if item["created_at"] is None else parse_time(item["created_at"]))
-            for item in body["targets"]
-        ),
+        targets=tuple(_target(str(body["tenant"]), item) for item in body["targets"]),
     )
 
 

@@ -14,6 +14,7 @@ from vera_core.erasures import a_month_after
 from vera_core.model import format_time
 from vera_core.operations.erasure_reports import read_requests, stage_of
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.slotwise import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +139,5 @@ def _line(repo: Repository, request: ErasureRequest, within: timedelta, now: dat
 
 
 def _erased_days(repo: Repository, request: ErasureRequest) -> tuple[date, ...]:
-    routing = repo.config.routing
     targets = (request.targets[place] for place in request.erased)
-    return tuple(sorted({routing.slot(request.tenant, item.uid, item.created_at).day for item in targets}))
+    return tuple(sorted({place_of(repo, request.tenant, target)[0].day for target in targets}))

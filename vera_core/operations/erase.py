@@ -1,7 +1,8 @@
 """Erasing files from their slots: which may be, and the tombstones that take them from sight (docs/protocol.md).
 
 In an unencrypted repository the bytes of an erased file stay in their shards, hidden from every reader, until the
-shards' locks end. Who asked, who approved and what became of it is erasures.py's business, beside this module.
+shards' locks end; in an encrypted one puncture.py destroys their keys then. Who asked, who approved and what became of
+it is erasures.py's business, beside this module.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vera_core.erasures import Ground, Refusal
 from vera_core.model import Erasability, format_time
 from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.lookup import ShardReaders, versions_of
-from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, until_in
+from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, place_of, until_in
 from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from vera_core.erasures import Target
+    from vera_core.erasures import AnyTarget
     from vera_core.errors import VeraError
     from vera_core.model import Origin, Slot
     from vera_core.operations.lookup import Version
@@ -45,8 +46,9 @@ class Outcome(StrEnum):
 class FileErasure:
     """What becomes, or became, of one file of a request.
 
-    `place` is its place among the request's files; `versions` are those that are erased by this. `hidden_until` is the
-    end of the last lock over bytes of the file: until then nobody can remove them. `refusal` says why not.
+    `place` is its place among the request's files; `uid` is its name where nobody has told this process the uid;
+    `versions` are those that are erased by this. `hidden_until` is the end of the last lock over bytes of the file that
+    are not encrypted: until then nobody can remove them. `refusal` says why not.
     """
 
     place: int
@@ -65,17 +67,18 @@ class Order:
     tenant: str
     request: str
     reason: str
-    targets: Sequence[tuple[int, Target]]
+    targets: Sequence[tuple[int, AnyTarget]]
 
     def by_slot(self, repo: Repository) -> dict[Slot, dict[str, int]]:
-        """Uid -> place of each slot's files.
+        """Name -> place of each slot's files.
 
         Raises:
-            UsageError: a uid needs a created_at.
+            UsageError, NotFoundError, VeraError: as `slotwise.by_slot`.
         """
         found: defaultdict[Slot, dict[str, int]] = defaultdict(dict)
         for place, target in self.targets:
-            found[repo.config.routing.slot(self.tenant, target.uid, target.created_at)][target.uid] = place
+            slot, name = place_of(repo, self.tenant, target)
+            found[slot][name] = place
         return dict(found)
 
 
@@ -83,13 +86,13 @@ def plan_erasure(repo: Repository, order: Order, progress: Callable[[int], None]
     """What erasing would come to now; changes nothing.
 
     Raises:
-        UsageError: a uid needs a created_at.
+        UsageError, NotFoundError: as `Order.by_slot`.
         IntegrityError: a slot's log or a shard of it can't be read.
     """
     repo.refresh_config()
 
-    def plan(slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:
-        return _judged(repo, repo.slot_log(slot).load(), ShardReaders(repo), uids)
+    def plan(slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
+        return _judged(repo, repo.slot_log(slot).load(), ShardReaders(repo), names)
 
     files, failed = each_slot(order.by_slot(repo), plan, progress)
     if failed is not None:
@@ -111,8 +114,8 @@ def erase(
     """
     repo.writable_config()
 
-    def one(slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:
-        return _erase_in(repo, order, slot, uids)
+    def one(slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
+        return _erase_in(repo, order, slot, names)
 
     files, failed = each_slot(order.by_slot(repo), one, progress)
     return _in_order(files), failed
@@ -142,39 +145,43 @@ def _in_order(files: Iterable[FileErasure]) -> list[FileErasure]:
     return sorted(files, key=lambda file: file.place)
 
 
-def _judged(repo: Repository, state: SlotState, readers: ShardReaders, uids: Mapping[str, int]) -> list[FileErasure]:
-    """What is to become of each uid, by the slot's state as it is."""
+def _judged(repo: Repository, state: SlotState, readers: ShardReaders, names: Mapping[str, int]) -> list[FileErasure]:
+    """What is to become of each file, by the slot's state as it is."""
+    key = repo.naming(state.slot.tenant).key
     return [
-        _judge(repo, state, versions_of(readers, state, uid, uid_key(uid)), (uid, place)) for uid, place in uids.items()
+        _judge(repo, state, versions_of(readers, state, name, key(name)), (name, place))
+        for name, place in names.items()
     ]
 
 
 def _judge(repo: Repository, state: SlotState, versions: Sequence[Version], named: tuple[str, int]) -> FileErasure:
-    uid, place = named
-    file = FileErasure(place=place, uid=uid, slot=str(state.slot), outcome=Outcome.MISSING)
+    name, place = named
+    file = FileErasure(place=place, uid=name, slot=str(state.slot), outcome=Outcome.MISSING)
     living = [version for version in versions if not state.is_dead(version.origin)]
     refusal = legal_ground(repo, state, living)
     if refusal is not None:
         return replace(file, outcome=Outcome.REFUSED, refusal=refusal)
-    if not versions and uid not in state.erased:
+    if not versions and name not in state.erased:
         return file
-    hidden = replace(file, hidden_until=_last_lock(state, uid, versions))
-    if living or uid not in state.erased:
+    hidden = replace(file, hidden_until=_last_lock(state, name, versions))
+    if living or name not in state.erased:
         # Without living versions: it was readmitted since, which this ends.
         return replace(hidden, outcome=Outcome.PLANNED, versions=tuple(version.origin for version in living))
     return replace(hidden, outcome=Outcome.ALREADY)
 
 
-def _last_lock(state: SlotState, uid: str, versions: Sequence[Version]) -> datetime | None:
-    """The end of the last lock over bytes of the file: in live shards, in copies, in what a repack left behind."""
-    key = uid_key(uid)
+def _last_lock(state: SlotState, name: str, versions: Sequence[Version]) -> datetime | None:
+    """The end of the last lock over open bytes of the file: in live shards, in copies, in what a repack left behind."""
+    if any(shard.keyring for shard in (*state.live(), *state.superseded)):
+        return None
+    key = uid_key(name)
     ends = [version.shard.lock.until for version in versions]
     ends += [until for version in versions if (until := state.retained_until(version.origin)) is not None]
     ends += [shard.lock.until for shard in state.superseded if shard.may_hold(key)]
     return max(ends, default=None)
 
 
-def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int]) -> list[FileErasure]:
+def _erase_in(repo: Repository, order: Order, slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
     log = repo.slot_log(slot)
     state = log.load()
     sealed = sealed_number(log, state)
@@ -183,10 +190,10 @@ def _erase_in(repo: Repository, order: Order, slot: Slot, uids: Mapping[str, int
 
     def step() -> list[FileErasure]:
         # Whoever came first may have brought another version, a hold, or erased the file.
-        files = {file.uid: file for file in _judged(repo, state, readers, uids)}
+        files = {file.uid: file for file in _judged(repo, state, readers, names)}
         for chunk in chunks({file.uid: file.versions for file in files.values() if file.outcome is Outcome.PLANNED}):
             append(repo, log, state, _tombstone(repo, order, chunk))
-            erased.update((uid, replace(files[uid], outcome=Outcome.ERASED)) for uid in chunk)
+            erased.update((name, replace(files[name], outcome=Outcome.ERASED)) for name in chunk)
         return list((files | erased).values())
 
     files = until_in(log, state, step)

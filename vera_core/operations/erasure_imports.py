@@ -13,11 +13,13 @@ from vera_core.erasures import Target
 from vera_core.errors import ConflictError, UsageError, VeraError
 from vera_core.operations.erasure_reports import finding_of, request_log
 from vera_core.operations.erasures import Draft, RunReport, run_of, submit
+from vera_core.operations.slotwise import place_of
 from vera_core.source.requested import requested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from vera_core.erasures import AnyTarget
     from vera_core.model import Slot
     from vera_core.operations.erasure_reports import ErasureReport
     from vera_core.operations.report import Finding
@@ -74,6 +76,5 @@ def _imported(
     return None
 
 
-def _files(repo: Repository, tenant: str, targets: Iterable[Target]) -> set[tuple[str, Slot]]:
-    routing = repo.config.routing
-    return {(target.uid, routing.slot(tenant, target.uid, target.created_at)) for target in targets}
+def _files(repo: Repository, tenant: str, targets: Iterable[AnyTarget]) -> set[tuple[Slot, str]]:
+    return {place_of(repo, tenant, target) for target in targets}

@@ -17,6 +17,7 @@ from vera_core.errors import VeraError
 from vera_core.keyspace import number_text
 from vera_core.operations.erase import FileErasure, Outcome
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.slotwise import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ def files_of(repo: Repository, request: ErasureRequest) -> list[FileErasure]:
     """What the request's own records say of each of its files."""
     found = []
     for place, target in enumerate(request.targets):
-        slot = repo.config.routing.slot(request.tenant, target.uid, target.created_at)
+        slot, name = place_of(repo, request.tenant, target)
         outcome = Outcome.PLANNED
         if place in request.erased:
             outcome = Outcome.ERASED
@@ -89,7 +90,7 @@ def files_of(repo: Repository, request: ErasureRequest) -> list[FileErasure]:
         elif place in request.refused:
             outcome = Outcome.REFUSED
         refusal = request.refused.get(place)
-        found.append(FileErasure(place=place, uid=target.uid, slot=str(slot), outcome=outcome, refusal=refusal))
+        found.append(FileErasure(place=place, uid=name, slot=str(slot), outcome=outcome, refusal=refusal))
     return found
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vera_core.erasures import ErasureRequest, request_body
+from vera_core.erasures import ErasureRequest, NamedTarget, request_body
 from vera_core.errors import ConflictError, UsageError, VeraError
 from vera_core.model import format_time
 from vera_core.operations.audited import audited
@@ -28,12 +28,14 @@ from vera_core.operations.erasure_reports import (
     stage_of,
 )
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.operations.slotwise import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from vera_core.erasures import RequestLog, Target
+    from vera_core.erasures import AnyTarget, RequestLog, Target
+    from vera_core.model import Slot
     from vera_core.operations.repository import Repository
 
 
@@ -174,10 +176,10 @@ def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
     received = draft.received or now
     if received > now:
         raise UsageError(f"the request would have been received at {format_time(received)}, which is to come")
-    routing = repo.config.routing
-    targets = {
-        (target.uid, routing.slot(draft.tenant, target.uid, target.created_at)): target for target in draft.targets
-    }
+    targets: dict[tuple[Slot, str], AnyTarget]
+    targets = {place_of(repo, draft.tenant, target): target for target in draft.targets}
+    if repo.config.encryption is not None:
+        targets = {(slot, name): NamedTarget(name, slot) for slot, name in targets}
     request = ErasureRequest(
         tenant=draft.tenant, id=draft.id, reason=draft.reason, requester=draft.requested_by or repo.workplace.actor,
         recorder=repo.workplace.actor, received=received, targets=tuple(targets.values()),

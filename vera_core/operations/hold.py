@@ -20,7 +20,6 @@ from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.slotwise import append, by_slot, chunks, each_slot, until_in
 from vera_core.operations.walk import all_slots
-from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from vera_core.erasures import Target
     from vera_core.model import Origin, Slot
+    from vera_core.operations.lookup import Version
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import SlotState
@@ -61,7 +61,8 @@ class HoldOrder:
 class FileHold:
     """What becomes, or became, of one file: `versions` are those that this holds or releases.
 
-    `cases` are all that hold any of its versions afterwards.
+    `uid` is its name where nobody has told this process the uid. `cases` are all that hold any of its versions
+    afterwards.
     """
 
     uid: str
@@ -97,8 +98,8 @@ def plan_hold(repo: Repository, order: HoldOrder, progress: Callable[[int], None
     _check(order)
     repo.refresh_config()
 
-    def plan(slot: Slot, uids: Sequence[str]) -> list[FileHold]:
-        return _judged(repo, order, repo.slot_log(slot).load(), uids)
+    def plan(slot: Slot, names: Mapping[str, str]) -> list[FileHold]:
+        return list(_judged(repo, order, repo.slot_log(slot).load(), names).values())
 
     files, failed = each_slot(_slots(repo, order), plan, progress)
     if failed is not None:
@@ -121,7 +122,7 @@ def execute_hold(repo: Repository, order: HoldOrder, progress: Callable[[int], N
     slots = _slots(repo, order)
     operation = "release" if order.release else "hold"
     with audited(repo, operation, {"tenant": order.tenant, "case": order.case, "slots": len(slots)}) as outcome:
-        files, failed = each_slot(slots, lambda slot, uids: _execute(repo, order, slot, uids), progress)
+        files, failed = each_slot(slots, lambda slot, names: _execute(repo, order, slot, names), progress)
         if failed is not None:
             raise failed
         report = _report(order, files)
@@ -138,15 +139,15 @@ def _check(order: HoldOrder) -> None:
         raise UsageError("no file is named", todo="Name the uids to hold.", case=order.case)
 
 
-def _slots(repo: Repository, order: HoldOrder) -> Mapping[Slot, Sequence[str]]:
-    """The uids concerned in each slot."""
+def _slots(repo: Repository, order: HoldOrder) -> Mapping[Slot, Mapping[str, str]]:
+    """The files concerned in each slot: what the slot calls them, and the uids where they were told."""
     if order.targets:
         return by_slot(repo, order.tenant, order.targets)
-    found: dict[Slot, Sequence[str]] = {}
+    found: dict[Slot, Mapping[str, str]] = {}
     for slot in all_slots(repo, tenant=order.tenant):
         held = repo.slot_log(slot).current().holds.get(order.case)
         if held:
-            found[slot] = list(dict.fromkeys(held.values()))
+            found[slot] = {name: name for name in held.values()}
     if not found:
         raise NotFoundError("no file is held for this case", case=order.case, tenant=order.tenant)
     return found
@@ -163,17 +164,18 @@ def _refuse_unknown(plan: HoldReport) -> None:
         )  # fmt: skip
 
 
-def _execute(repo: Repository, order: HoldOrder, slot: Slot, uids: Sequence[str]) -> list[FileHold]:
+def _execute(repo: Repository, order: HoldOrder, slot: Slot, names: Mapping[str, str]) -> list[FileHold]:
     log = repo.slot_log(slot)
     state = log.load()
     sealed = sealed_number(log, state)
     done: dict[str, FileHold] = {}
 
     def step() -> list[FileHold]:
-        files = {file.uid: file for file in _judged(repo, order, state, uids)}
-        for chunk in chunks({file.uid: file.versions for file in files.values() if file.outcome is Outcome.PLANNED}):
+        files = _judged(repo, order, state, names)
+        planned = {name: file.versions for name, file in files.items() if file.outcome is Outcome.PLANNED}
+        for chunk in chunks(planned):
             _append(repo, order, (log, state), chunk)
-            done.update((uid, replace(files[uid], outcome=Outcome.DONE)) for uid in chunk)
+            done.update((name, replace(files[name], outcome=Outcome.DONE)) for name in chunk)
         return list((files | done).values())
 
     files = until_in(log, state, step)
@@ -195,16 +197,18 @@ def _append(
     append(repo, *to, body)
 
 
-def _judged(repo: Repository, order: HoldOrder, state: SlotState, uids: Sequence[str]) -> list[FileHold]:
-    """What is to become of each uid, by the slot's state as it is."""
+def _judged(repo: Repository, order: HoldOrder, state: SlotState, names: Mapping[str, str]) -> dict[str, FileHold]:
+    """What is to become of each file, by its name, as the slot's state is."""
     if order.release:
-        return _to_release(order, state, uids)
+        return _to_release(order, state, names)
     readers = ShardReaders(repo)
-    return [_to_hold(order, state, readers, uid) for uid in uids]
+    key = repo.naming(state.slot.tenant).key
+    found = {name: versions_of(readers, state, name, key(name)) for name in names}
+    return {name: _to_hold(order, state, uid, found[name]) for name, uid in names.items()}
 
 
-def _to_hold(order: HoldOrder, state: SlotState, readers: ShardReaders, uid: str) -> FileHold:
-    found = [version.origin for version in versions_of(readers, state, uid, uid_key(uid))]
+def _to_hold(order: HoldOrder, state: SlotState, uid: str, versions: Sequence[Version]) -> FileHold:
+    found = [version.origin for version in versions]
     living = [origin for origin in found if not state.is_dead(origin)]
     cases = {case for origin in living for case in state.holds_of(origin)}
     file = FileHold(
@@ -216,31 +220,31 @@ def _to_hold(order: HoldOrder, state: SlotState, readers: ShardReaders, uid: str
     return replace(file, outcome=Outcome.PLANNED, versions=fresh) if fresh else file
 
 
-def _to_release(order: HoldOrder, state: SlotState, uids: Sequence[str]) -> list[FileHold]:
+def _to_release(order: HoldOrder, state: SlotState, names: Mapping[str, str]) -> dict[str, FileHold]:
     own: defaultdict[str, list[Origin]] = defaultdict(list)
     cases: defaultdict[str, set[str]] = defaultdict(set)
     for case, versions in state.holds.items():
-        for origin, uid in sorted(versions.items()):
+        for origin, name in sorted(versions.items()):
             if case == order.case:
-                own[uid].append(origin)
+                own[name].append(origin)
             else:
-                cases[uid].add(case)
+                cases[name].add(case)
     ever = {
         item["uid"]
         for record in state.records
         if record.type == "hold" and record.body["case"] == order.case
         for item in record.body["entries"]
     }
-    return [
-        FileHold(
+    return {
+        name: FileHold(
             uid=uid,
             slot=str(state.slot),
-            outcome=Outcome.PLANNED if uid in own else Outcome.BEFORE if uid in ever else Outcome.MISSING,
-            versions=tuple(own.get(uid, ())),
-            cases=tuple(sorted(cases.get(uid, ()))),
+            outcome=Outcome.PLANNED if name in own else Outcome.BEFORE if name in ever else Outcome.MISSING,
+            versions=tuple(own.get(name, ())),
+            cases=tuple(sorted(cases.get(name, ()))),
         )
-        for uid in uids
-    ]
+        for name, uid in names.items()
+    }
 
 
 def _report(order: HoldOrder, files: Sequence[FileHold]) -> HoldReport:

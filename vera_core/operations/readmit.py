@@ -11,7 +11,7 @@ from vera_core.model import check_name
 from vera_core.operations.audited import audited
 from vera_core.operations.commit import sealed_number, settle
 from vera_core.operations.report import Report
-from vera_core.operations.slotwise import append, until_in
+from vera_core.operations.slotwise import append, place_of, until_in
 
 if TYPE_CHECKING:
     from vera_core.erasures import Target
@@ -51,10 +51,10 @@ def readmit(repo: Repository, wanted: Readmission) -> ReadmitReport:
     if not wanted.reason.strip():
         raise UsageError("a readmission needs a reason", todo="Give one with --reason.")
     uid = wanted.target.uid
-    slot = repo.config.routing.slot(wanted.tenant, uid, wanted.target.created_at)
+    slot, name = place_of(repo, wanted.tenant, wanted.target)
     log = repo.slot_log(slot)
     state = log.load()
-    if not _was_erased(state, uid):
+    if not _was_erased(state, name):
         raise NotFoundError(
             "no file of that uid was erased",
             todo="Check the uid, its created_at day and the tenant.",
@@ -63,29 +63,29 @@ def readmit(repo: Repository, wanted: Readmission) -> ReadmitReport:
         )
     with audited(repo, "readmit", {"slot": str(slot), "request": wanted.request}):
         sealed = sealed_number(log, state)
-        _append(repo, wanted, log, state)
+        _append(repo, wanted, name, (log, state))
         settle(repo, log, state, sealed)
     return ReadmitReport(uid=uid, slot=str(slot), seconds=time.monotonic() - began)
 
 
-def _was_erased(state: SlotState, uid: str) -> bool:
+def _was_erased(state: SlotState, name: str) -> bool:
     strays = set(state.strays)
     tombstones = (item for item in state.records if item.type == "tombstone" and item.number not in strays)
-    return any(entry["uid"] == uid for record in tombstones for entry in record.body["entries"])
+    return any(entry["uid"] == name for record in tombstones for entry in record.body["entries"])
 
 
-def _append(repo: Repository, wanted: Readmission, log: SlotLog, state: SlotState) -> None:
-    uid = wanted.target.uid
+def _append(repo: Repository, wanted: Readmission, name: str, to: tuple[SlotLog, SlotState]) -> None:
+    log, state = to
     body = {
         "type": "readmit",
-        "uid": uid,
+        "uid": name,
         "request": wanted.request,
         "reason": wanted.reason,
         "actor": repo.workplace.actor,
     }
 
     def step() -> None:
-        if uid in state.erased:
+        if name in state.erased:
             append(repo, log, state, body)
 
     until_in(log, state, step)

@@ -22,11 +22,10 @@ from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.slotwise import append, by_slot, each_slot, until_in
-from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -104,15 +103,15 @@ class _Work:
     scratch: Path
     shards: list[ShardRef]
 
-    def step(self, uids: Sequence[str]) -> list[FileRetention]:
-        """Copies what is not kept as long; what became of each uid, as planned.
+    def step(self, names: Mapping[str, str]) -> list[FileRetention]:
+        """Copies what is not kept as long; what became of each file, as planned.
 
         Raises:
             LostAppendError: another record came first.
         """
         readers = ShardReaders(self.repo)
-        found = {uid: versions_of(readers, self.state, uid, uid_key(uid)) for uid in uids}
-        files = [_judge(self.order, self.state, uid, found[uid]) for uid in uids]
+        found = _versions(self.repo, readers, self.state, names)
+        files = [_judge(self.order, self.state, uid, found[uid]) for uid in found]
         wanted = [version for file in files for version in found[file.uid] if version.origin in file.versions]
         for versions in shardfuls(self.repo, wanted):
             self._copy(readers, versions)
@@ -158,9 +157,10 @@ def plan_retain(repo: Repository, order: RetainOrder, progress: Callable[[int], 
     repo.refresh_config()
     order = _checked(repo, order)
 
-    def plan(slot: Slot, uids: Sequence[str]) -> list[FileRetention]:
-        state, readers = repo.slot_log(slot).load(), ShardReaders(repo)
-        return [_judge(order, state, uid, versions_of(readers, state, uid, uid_key(uid))) for uid in uids]
+    def plan(slot: Slot, names: Mapping[str, str]) -> list[FileRetention]:
+        state = repo.slot_log(slot).load()
+        found = _versions(repo, ShardReaders(repo), state, names)
+        return [_judge(order, state, uid, versions) for uid, versions in found.items()]
 
     files, failed = each_slot(by_slot(repo, order.tenant, order.targets), plan, progress)
     if failed is not None:
@@ -186,9 +186,9 @@ def execute_retain(repo: Repository, order: RetainOrder, progress: Callable[[int
     subject = {"tenant": order.tenant, "until": format_time(order.until), "files": len(order.targets)}
     with audited(repo, "retain", subject) as outcome, repo.scratch() as scratch:
 
-        def one(slot: Slot, uids: Sequence[str]) -> list[FileRetention]:
+        def one(slot: Slot, names: Mapping[str, str]) -> list[FileRetention]:
             log = repo.slot_log(slot)
-            return _execute(_Work(repo, order, log, log.load(), scratch, shards), uids)
+            return _execute(_Work(repo, order, log, log.load(), scratch, shards), names)
 
         files, failed = each_slot(slots, one, progress)
         outcome.update(shards=[[shard.key, shard.version_id] for shard in shards[:SHARDS_AUDITED]])
@@ -199,12 +199,12 @@ def execute_retain(repo: Repository, order: RetainOrder, progress: Callable[[int
     return replace(report, seconds=time.monotonic() - began)
 
 
-def _execute(work: _Work, uids: Sequence[str]) -> list[FileRetention]:
+def _execute(work: _Work, names: Mapping[str, str]) -> list[FileRetention]:
     sealed = sealed_number(work.log, work.state)
     done: dict[str, FileRetention] = {}
 
     def step() -> list[FileRetention]:
-        files = work.step(uids)
+        files = work.step(names)
         done.update((file.uid, replace(file, outcome=Outcome.DONE)) for file in files if file.versions)
         return [done.get(file.uid, file) for file in files]
 
@@ -212,6 +212,14 @@ def _execute(work: _Work, uids: Sequence[str]) -> list[FileRetention]:
     settle(work.repo, work.log, work.state, sealed)
     sync_legal_holds(work.repo, work.log, work.state)
     return files
+
+
+def _versions(
+    repo: Repository, readers: ShardReaders, state: SlotState, names: Mapping[str, str]
+) -> dict[str, list[Version]]:
+    """The versions of each file, by its uid."""
+    key = repo.naming(state.slot.tenant).key
+    return {uid: versions_of(readers, state, name, key(name)) for name, uid in names.items()}
 
 
 def _checked(repo: Repository, order: RetainOrder) -> RetainOrder:

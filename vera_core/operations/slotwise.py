@@ -11,6 +11,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vera_core.erasures import NamedTarget
 from vera_core.errors import ConflictError, VeraError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Lock
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from vera_core.erasures import Target
+    from vera_core.erasures import AnyTarget, Target
     from vera_core.model import Origin, Slot
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
@@ -39,16 +40,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def by_slot(repo: Repository, tenant: str, targets: Iterable[Target]) -> dict[Slot, list[str]]:
-    """The uids of each slot, each once.
+def by_slot(repo: Repository, tenant: str, targets: Iterable[Target]) -> dict[Slot, dict[str, str]]:
+    """The files of each slot: what the slot calls them, and the uids that were asked for.
 
     Raises:
         UsageError: a uid needs a created_at.
+        NotFoundError: the repository is encrypted, and nothing of the tenant was ever archived.
+        VeraError: the key service's.
     """
-    found: defaultdict[Slot, dict[str, None]] = defaultdict(dict)
+    found: defaultdict[Slot, dict[str, str]] = defaultdict(dict)
     for target in targets:
-        found[repo.config.routing.slot(tenant, target.uid, target.created_at)][target.uid] = None
-    return {slot: list(uids) for slot, uids in found.items()}
+        slot, name = place_of(repo, tenant, target)
+        found[slot][name] = target.uid
+    return dict(found)
+
+
+def place_of(repo: Repository, tenant: str, target: AnyTarget) -> tuple[Slot, str]:
+    """The slot of a file, and its name there.
+
+    Raises:
+        UsageError, NotFoundError, VeraError: as `by_slot`.
+    """
+    if isinstance(target, NamedTarget):
+        return target.slot, target.name
+    slot = repo.config.routing.slot(tenant, target.uid, target.created_at)
+    return slot, repo.naming(tenant).name(target.uid)
 
 
 def each_slot(
