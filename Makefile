@@ -28,7 +28,8 @@ demo: .venv/.synced ## Migrate real files through Dagster into an embedded S3, a
 dev: .venv/.synced ## Keep the demo running, with the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/python -m vera_assets.dev
 
-test: lint ## Lint, then run all tests
+test: lint ## Lint, then run all tests (as root, or with sudo, it installs the servers that they need)
+	scripts/system-packages
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 lint: .venv/.synced ## Check style, types, layers and the changelog's fragments

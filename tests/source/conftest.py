@@ -1,4 +1,4 @@
-"""A business database, once in SQLite and once in PostgreSQL, for the same tests."""
+"""A business database, in SQLite, PostgreSQL and MariaDB, for the same tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from tests.fixtures_mariadb import MariaServer, mariadb, mariadb_database
 from tests.fixtures_postgres import PostgresServer, postgres, postgres_database
 from vera_core.routing import Routing
 from vera_core.source.base import BigContent, Terms, Unreadable, Window
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vera_core.source.base import Source
     from vera_core.source.rows import RawRow, Row
 
-__all__ = ["PostgresServer", "postgres", "postgres_database"]
+__all__ = ["MariaServer", "PostgresServer", "mariadb", "mariadb_database", "postgres", "postgres_database"]
 
 DAY = date(2026, 3, 1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -36,8 +37,15 @@ COLUMNS = {
     " kind TEXT, branch TEXT, bytes INTEGER, change_no INTEGER",
     "postgresql": "id BIGSERIAL PRIMARY KEY, uid TEXT, created_at TIMESTAMPTZ, body BYTEA, path TEXT, media TEXT,"
     " bank TEXT, kind TEXT, branch TEXT, bytes BIGINT, change_no BIGINT",
+    "mysql": "id BIGINT AUTO_INCREMENT PRIMARY KEY, uid VARCHAR(700), created_at TIMESTAMP(6) NULL, body LONGBLOB,"
+    " path TEXT, media TEXT, bank VARCHAR(40), kind VARCHAR(40), branch TEXT, bytes BIGINT, change_no BIGINT",
 }
-TIME_TYPES = {"sqlite": TimeType.TEXT, "postgresql": TimeType.TIMESTAMPTZ}
+TIME_TYPES = {"sqlite": TimeType.TEXT, "postgresql": TimeType.TIMESTAMPTZ, "mysql": TimeType.TIMESTAMPTZ}
+TIMES = {"sqlite": "TEXT", "postgresql": "TIMESTAMPTZ", "mysql": "TIMESTAMP(6) NULL"}
+"""Columns of that type, in SQL."""
+INIT_MYSQL = "SET time_zone = '+00:00', sql_mode = 'ANSI_QUOTES'"
+DATABASES = {"postgresql": "postgres_database", "mysql": "mariadb_database"}
+"""The fixture of a fresh database on each server."""
 
 
 @dataclass
@@ -49,7 +57,9 @@ class Business:
     engine: sa.Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        # As the business is careful, and as PostgreSQL's driver does by itself: times are written in UTC.
+        options = {"connect_args": {"init_command": INIT_MYSQL}} if self.url.startswith("mysql") else {}
+        self.engine = sa.create_engine(self.url, poolclass=sa.NullPool, **options)
         self.run(f"CREATE TABLE documents ({COLUMNS[self.dialect]})")
 
     @property
@@ -89,6 +99,9 @@ class Business:
     def source(self, **changes: Any) -> SqlSource:
         (only,) = self.sources(**changes)
         return only
+
+    def window(self) -> Window:
+        return WINDOW
 
     def frozen(self, source: Source, window: Window = WINDOW, routing: Routing | None = None) -> Manifest:
         return freeze_into(self.scratch, source, window, routing)
@@ -136,14 +149,14 @@ def contents(source: Source, rows: list[Row]) -> Iterator[tuple[Row, bytes | str
                 yield row, fetched
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", *DATABASES])
 def business(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Business]:
-    """A fresh business database; each test that asks for it runs on both kinds."""
+    """A fresh business database; each test that asks for it runs on all kinds."""
     if request.param == "sqlite":
         (tmp_path / "business.sqlite").touch()
         url = f"sqlite:///{tmp_path}/business.sqlite"
     else:
-        url = request.getfixturevalue("postgres_database")
+        url = request.getfixturevalue(DATABASES[request.param])
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     made = Business(url, scratch)
@@ -155,6 +168,14 @@ def business(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Busines
 def postgres_business(postgres_database: str, tmp_path: Path) -> Iterator[Business]:
     """A fresh PostgreSQL database, for what only it has."""
     made = Business(postgres_database, tmp_path)
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def maria_business(mariadb_database: str, tmp_path: Path) -> Iterator[Business]:
+    """A fresh MariaDB database, for what only it has."""
+    made = Business(mariadb_database, tmp_path)
     yield made
     made.engine.dispose()
 

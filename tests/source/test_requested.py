@@ -9,7 +9,7 @@ import pytest
 
 from tests.protocol.erasing import UID, assert_erased
 from tests.protocol.packing import MemorySource, make_repository, opened, pack, some_files
-from tests.source.conftest import TIME_TYPES, Business
+from tests.source.conftest import TIME_TYPES, TIMES, Business
 from vera_core.errors import UsageError
 from vera_core.operations.approval import require_approval
 from vera_core.operations.erasure_imports import import_requests
@@ -43,7 +43,7 @@ def table(business: Business, **changes: Any) -> ErasureTable:
 
 @pytest.fixture
 def asked(business: Business) -> Business:
-    kind = "TEXT" if business.dialect == "sqlite" else "TIMESTAMPTZ"
+    kind = TIMES[business.dialect]
     business.run(f"CREATE TABLE asked (no TEXT, document TEXT, day TEXT, why TEXT, clerk TEXT, at {kind}, bank TEXT)")
     return business
 

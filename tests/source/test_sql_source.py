@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.source.conftest import DAY, NOON, TERMS, Business, contents, mark, rows_of
+from tests.source.conftest import DAY, NOON, TERMS, TIMES, Business, contents, mark, rows_of
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.model import to_micros
 from vera_core.source import sql
@@ -355,8 +355,35 @@ def test_late_rows_are_found_once_their_transactions_have_settled(
         source.late("{}", before=before)
 
 
+def test_a_uid_by_a_template(business: Business, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "PAGE_ROWS", 4)
+    rows = [{"bank": f"b{n % 3}", "bytes": n // 3 % 5, "created_at": NOON, "body": b"%d" % n} for n in range(30)]
+    business.add(*rows, {"bank": None, "bytes": 7, "created_at": NOON, "body": b"x"})
+    source = business.source(uid="{{{bank}}}/{bytes}")
+    found = business.archived(source)
+    assert found.pop("None") == ["bad-uid"]
+    wanted: dict[str, list[object]] = {}
+    for row in rows:
+        wanted.setdefault(f"{{{row['bank']}}}/{row['bytes']}", []).append(row["body"])
+    assert {uid: sorted(map(str, parts)) for uid, parts in found.items()} == {
+        uid: sorted(map(str, parts)) for uid, parts in wanted.items()
+    }
+
+
+def test_a_template_needs_a_key_for_contents_in_rows(business: Business) -> None:
+    business.run("CREATE VIEW keyless AS SELECT bank, uid, created_at, body FROM documents")
+    with pytest.raises(UsageError, match="has no primary key"):
+        business.source(table="keyless", uid="{bank}/{uid}")
+
+
+@pytest.mark.parametrize("uid", ["{bank", "{}/{bank}", "x{{y}}", "{bank!r}", "{bank:>3}", "{bank.x}", "{bank[0]}"])
+def test_bad_templates(sqlite_business: Business, uid: str) -> None:
+    with pytest.raises(UsageError, match="template"):
+        sqlite_business.settings(uid=uid)
+
+
 def test_late_rows_by_the_time_of_their_change(business: Business) -> None:
-    business.run("ALTER TABLE documents ADD changed_at " + ("TEXT" if business.dialect == "sqlite" else "TIMESTAMPTZ"))
+    business.run(f"ALTER TABLE documents ADD changed_at {TIMES[business.dialect]}")
     row = {"created_at": NOON, "body": b""}
     business.add(row | {"uid": "a", "changed_at": "2026-03-01T12:00:00.000001Z"})
     source = business.source(late=LateColumn(column="changed_at", settle_seconds=0))

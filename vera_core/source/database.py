@@ -34,10 +34,19 @@ READS = "vera_reads"
 
 _CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "postgresql": {"connect_timeout": CONNECT_SECONDS, "application_name": "vera"},
+    "mysql": {"connect_timeout": CONNECT_SECONDS, "charset": "utf8mb4", "program_name": "vera"},
     "sqlite": {"timeout": LOCK_SECONDS},
 }
+_DRIVERS = {"postgresql": "postgresql+psycopg2", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql"}
+"""The driver of URLs that name none. MariaDB is spoken to as MySQL: what is asked of them is the same."""
 _READ_ONLY: dict[str, dict[str, Any]] = {"postgresql": {"postgresql_readonly": True}}
+_GIVEN_UP = frozenset({"40001", "40P01", 1205, 1213})
+"""Serialisation failures and deadlocks of PostgreSQL, lock timeouts and deadlocks of MySQL."""
 _AT_FAULT = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
+
+
+class BusyError(UnavailableError):
+    """The database gave up a transaction in favour of another one: nothing happened, and it can be tried again."""
 
 
 def connect(url: str, *, writable: bool = False) -> Engine:
@@ -48,9 +57,10 @@ def connect(url: str, *, writable: bool = False) -> Engine:
     """
     try:
         parsed = sa.make_url(url)
+        if parsed.drivername.startswith("mariadb+"):
+            parsed = parsed.set(drivername=parsed.drivername.replace("mariadb", "mysql", 1))
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         backend = parsed.get_backend_name()
-        if backend == "postgresql" and parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg2")
         options = {} if writable else _READ_ONLY.get(backend, {})
         engine = sa.create_engine(
             parsed,
@@ -63,8 +73,10 @@ def connect(url: str, *, writable: bool = False) -> Engine:
         # The cause could show the URL, and with it a password.
         raise UsageError(
             "the database URL can't be used",
-            todo="Write it like postgresql+psycopg2://user@host/name or sqlite:////path/file.db; install its driver.",
+            todo="Write it like postgresql://user@host/name, mysql://user@host/name or sqlite:////path/file.db.",
         ) from None
+    if backend == "mysql":
+        event.listen(engine, "connect", _mysql_writer if writable else _mysql_reader)
     if backend == "sqlite":
         _check_file(parsed)
         event.listen(engine, "connect", _sqlite_writer if writable else _sqlite_reader)
@@ -137,7 +149,8 @@ def translated(engine: Engine, *, let: tuple[type[Exception], ...] = ()) -> Iter
                 f"the database refuses: {text}",
                 todo="Check the source's settings and its account's rights.", database=shown_url(engine),
             ) from error  # fmt: skip
-        raise UnavailableError(
+        kind = BusyError if _code(error.orig) in _GIVEN_UP else UnavailableError
+        raise kind(
             f"the database can't be reached: {text}",
             todo="Run it again once the database is there.", database=shown_url(engine),
         ) from error  # fmt: skip
@@ -145,6 +158,12 @@ def translated(engine: Engine, *, let: tuple[type[Exception], ...] = ()) -> Iter
         raise UnavailableError(
             f"the database can't be used: {error}", todo="Run it again.", database=shown_url(engine)
         ) from error
+
+
+def _code(error: BaseException | None) -> object:
+    """What a driver's error is told apart by: the SQLSTATE of PostgreSQL, the number of MySQL."""
+    arguments = getattr(error, "args", ())
+    return getattr(error, "pgcode", None) or (arguments[0] if arguments else None)
 
 
 def shown_url(engine: Engine) -> str:
@@ -158,6 +177,18 @@ def _check_file(url: URL) -> None:
         path = Path(url.database)
         if not path.is_file():
             raise UsageError("there is no such SQLite database", todo="Check the URL.", path=path)
+
+
+def _mysql_writer(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        # TIMESTAMP columns are given in the session's zone, and a value that does not fit is an error in this mode.
+        cursor.execute("SET time_zone = '+00:00', sql_mode = 'TRADITIONAL'")
+
+
+def _mysql_reader(connection: Any, record: object) -> None:
+    _mysql_writer(connection, record)
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
 
 def _sqlite_reader(connection: sqlite3.Connection, _record: object) -> None:

@@ -97,7 +97,7 @@ class InlineContents:
             *page, sizes, contents = page_columns(self.engine, query)
             batch, places = self.maker.batch(page, window)
             for at, raw in zip(places, batch.rows(), strict=True):
-                key = (page[1][at], page[0][at])
+                key = tuple(page[role][at] for role in range(1 + len(self.queries.settings.uid_columns)))
                 found[_identity(raw)].append(_Found(sizes[at], contents[at], partial(self.queries.has_key, key)))
         for row in rows:
             candidates = found[_identity(row)]

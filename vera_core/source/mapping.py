@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date  # noqa: TC003 - settings are built from these annotations at run time
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - as above
+from string import Formatter
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,6 +19,9 @@ from vera_core.model import DEFAULT_TENANT, check_name
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
 """Settings refuse keys that they don't know."""
+
+
+_TEMPLATE = 'Write it like uid = "{bank}/{number}"; a brace of the text is written twice.'
 
 
 class SettingError(UsageError, ValueError):
@@ -190,10 +194,10 @@ class ErasureTable:
 class SourceSettings:
     """A table or view as a source.
 
-    `url` must hold no password; `url_env` names an environment variable with the whole URL instead. `primary_key`,
-    `size` and `late` name columns; `metadata` maps the archived name to its column. `begin`: the first day to migrate
-    (the first row's if None); `lag_days`: how many of the last days are left alone, today's
-    included.
+    `uid` names a column, or is a template over columns: "{bank}/{number}". `url` must hold no password; `url_env` names
+    an environment variable with the whole URL instead. `primary_key`, `size` and `late` name columns; `metadata` maps
+    the archived name to its column. `begin`: the first day to migrate (the first row's if None); `lag_days`: how many
+    of the last days are left alone, today's included.
 
     Raises:
         SettingError: settings that contradict each other.
@@ -223,10 +227,21 @@ class SourceSettings:
     def __post_init__(self) -> None:
         _check_url(self.url, self.url_env)
         tenants_of(self.tenant)
+        template_parts(self.uid)
         if self.media_type.map:
             raise SettingError("media_type takes no map", todo="Give a value or a column.")
         if self.lag_days < 1:
             raise SettingError(f"lag_days is {self.lag_days}", todo="1 leaves only the day alone that is not over yet.")
+
+    @property
+    def uid_parts(self) -> tuple[tuple[str, str], ...]:
+        """What a uid is made of: (literal text, column behind it) in order; "" where none follows."""
+        return template_parts(self.uid)
+
+    @property
+    def uid_columns(self) -> tuple[str, ...]:
+        """The columns that a uid is made of, each once."""
+        return tuple(dict.fromkeys(column for _, column in self.uid_parts if column))
 
     @property
     def tenants(self) -> tuple[str, ...]:
@@ -240,6 +255,24 @@ class SourceSettings:
             UsageError: the environment variable is not set.
         """
         return _resolved(self.url, self.url_env)
+
+
+def template_parts(uid: str) -> tuple[tuple[str, str], ...]:
+    """A uid setting as (literal text, column) pairs: a column's name alone, or a template with columns in braces.
+
+    Raises:
+        SettingError: a template that can't be read, or with anything but names in its braces.
+    """
+    if "{" not in uid and "}" not in uid:
+        return (("", uid),)
+    try:
+        parts = list(Formatter().parse(uid))
+    except ValueError as error:
+        raise SettingError(f"the uid template can't be read: {error}", todo=_TEMPLATE) from None
+    named = [name for _, name, _, _ in parts if name is not None]
+    if not all(named) or not named or any(spec or how for _, _, spec, how in parts) or set("".join(named)) & set(".[]"):
+        raise SettingError("the uid template has something else than columns in its braces", todo=_TEMPLATE)
+    return tuple((text, name or "") for text, name, _, _ in parts)
 
 
 def tenants_of(tenant: Given) -> tuple[str, ...]:
@@ -281,7 +314,7 @@ def _resolved(url: str, url_env: str) -> str:
     if not found:
         raise UsageError(
             f"the environment variable {url_env} is not set",
-            todo=f"Set {url_env} to the database URL, for example postgresql+psycopg2://user:password@host/name.",
+            todo=f"Set {url_env} to the database URL, for example postgresql://user:password@host/name.",
         )
     return found
 

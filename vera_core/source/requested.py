@@ -16,13 +16,16 @@ from vera_core.model import from_micros
 from vera_core.source.database import connect, connected, translated
 from vera_core.source.mapping import tenants_of
 from vera_core.source.rows import shown, uid_trouble
-from vera_core.source.sql_queries import check_present, check_time, column_types
+from vera_core.source.sql_checks import check_present, check_time, column_types
+from vera_core.source.sql_dialects import MICROS, STAMPS, in_micros
 from vera_core.source.sql_rows import canonical
 from vera_core.source.times import TimeReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
+
+    from sqlalchemy.engine import Engine
 
     from vera_core.source.mapping import ErasureTable, Given, TimeColumn
 
@@ -97,14 +100,20 @@ def _rows(settings: ErasureTable) -> Iterator[_Row]:
         check_time(setting, column, types, engine.dialect.name)
     selected: list[sa.ColumnElement[Any]] = [sa.column(settings.id), sa.column(settings.uid)]
     selected += [sa.column(given.column) if given.column else sa.literal(given.value) for given in givens]
-    selected.append(sa.column(settings.requested_at.column))
-    selected.append(sa.null() if settings.created_at is None else sa.column(settings.created_at.column))
+    selected += [_time_value(engine, times.get(name)) for name in ("requested_at", "created_at")]
     # One column may serve two purposes: each gets a name of its own.
     labelled = [column.label(f"c{number}") for number, column in enumerate(selected)]
     query = sa.select(*labelled).select_from(sa.table(settings.table, schema=settings.schema_name or None))
     with connected(engine) as connection:
         for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
             yield _Row(*row)
+
+
+def _time_value(engine: Engine, column: TimeColumn | None) -> sa.ColumnElement[Any]:
+    if column is None:
+        return sa.null()
+    value: sa.ColumnElement[Any] = sa.column(column.column)
+    return MICROS[engine.dialect.name](value) if in_micros(engine.dialect.name, column) else value
 
 
 def _tenants(given: Given, value: object) -> Sequence[str]:
@@ -135,7 +144,7 @@ def _take(settings: ErasureTable, request: Requested, row: _Row) -> None:
 
 
 def _time(column: TimeColumn, value: object, request: Requested) -> datetime | None:
-    found = TimeReader(column, in_micros=False).micros([value])
+    found = TimeReader(column, in_micros=isinstance(value, int) and column.type in STAMPS).micros([value])
     if found.troubles:
         request.troubles.append(f"{column.column}: {found.troubles[0].detail}")
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import CreateTable
 
 from vera_core.errors import UsageError
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DEFAULT_SCHEMA = "vera"
-NAMELESS = frozenset({"sqlite"})
-"""Databases without schemas: there our tables' names begin with the schema's name."""
+_LONG = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
+"""MySQL's TEXT has 64 KiB at most."""
+NAMELESS = frozenset({"sqlite", "mysql"})
+"""Databases without schemas: there our tables' names begin with the schema's name.
+
+What MySQL calls a schema is a database; one that several businesses on a server share would mix up their watermarks.
+"""
 
 
 class OwnTables:
@@ -43,7 +49,7 @@ class OwnTables:
             *self._window_key(),
             sa.Column("state", sa.String(16), nullable=False),
             sa.Column("manifest", sa.String(64), nullable=False),
-            sa.Column("verdict", sa.Text, nullable=False),
+            sa.Column("verdict", _LONG, nullable=False),
             sa.Column("fence", sa.BigInteger, nullable=False),
             sa.Column("updated_at", sa.String(32), nullable=False),
         )
@@ -60,7 +66,7 @@ class OwnTables:
             sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("uid", sa.String(MAX_UID_BYTES), nullable=False),
             sa.Column("reason", sa.String(32), nullable=False),
-            sa.Column("detail", sa.Text, nullable=False),
+            sa.Column("detail", _LONG, nullable=False),
         )
         self.late_marks = self._table(
             "late_marks",
@@ -106,7 +112,11 @@ class OwnTables:
                 connection.execute(sa.insert(self.version).values(version=SCHEMA_VERSION))
 
     def _table(self, name: str, *columns: sa.Column[Any]) -> sa.Table:
-        return sa.Table(self._prefix + name, self._metadata, *columns)
+        # On MySQL: transactions, all of UTF-8, and names that differ in case only are two.
+        options: dict[str, Any] = {
+            "mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin",
+        }  # fmt: skip
+        return sa.Table(self._prefix + name, self._metadata, *columns, **options)
 
     @staticmethod
     def _source_key() -> tuple[sa.Column[Any], ...]:

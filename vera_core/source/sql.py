@@ -23,7 +23,8 @@ from vera_core.source.inline import InlineContents
 from vera_core.source.mapping import ContentKind, TimeType
 from vera_core.source.objects import S3Contents
 from vera_core.source.rows import FILE_PLACE, S3_PLACE, Reject, RejectReason, shown
-from vera_core.source.sql_queries import Queries, check_columns, reflect
+from vera_core.source.sql_checks import check_columns, reflect
+from vera_core.source.sql_queries import Queries
 from vera_core.source.sql_rows import RowMaker, canonical
 from vera_core.source.times import text_day
 
@@ -56,6 +57,11 @@ def open_sources(name: str, settings: SourceSettings, terms: Terms) -> tuple[Sql
     with translated(engine):
         types, key = reflect(engine, settings)
     check_columns(settings, types, engine.dialect.name)
+    if settings.content.kind is ContentKind.INLINE and not key and settings.uid not in types:
+        raise UsageError(
+            "contents in rows are found by uid, which a template does not tell, and the table has no primary key",
+            todo="Name a column that tells all rows apart: primary_key = ...", source=name,
+        )  # fmt: skip
     if settings.retention_class.value and settings.retention_class.value not in terms.classes:
         raise UsageError(
             f"the repository has no retention class {settings.retention_class.value!r}",
@@ -118,12 +124,12 @@ class SqlSource:
                 yield page
                 return
             # The last key may have more rows than fit: the next page begins with it again, from its first row on.
-            last = _key(page, -1)
-            if _key(page, 0) == last:
+            last = self._key(page, -1)
+            if self._key(page, 0) == last:
                 yield from self._stream(self._queries.same_key(window, last))
                 query = self._queries.after_key(window, last, PAGE_ROWS)
                 continue
-            while _key(page, count - 1) == last:
+            while self._key(page, count - 1) == last:
                 count -= 1
             yield [column[:count] for column in page]
             query = self._queries.page(window, last, PAGE_ROWS)
@@ -156,7 +162,8 @@ class SqlSource:
 
     def untimed(self, limit: int) -> Iterator[Reject]:
         """See `Source.untimed`."""
-        for uid, value in self._all(self._queries.untimed(limit)):
+        for value, *columns in self._all(self._queries.untimed(limit)):
+            uid = self._maker.uid_of(columns)
             reason = RejectReason.NULL_TIME if value is None else RejectReason.BAD_TIME
             detail = "created_at is null" if value is None else f"created_at is {shown(value)}"
             yield Reject(shown(canonical(uid) or uid), reason.value, detail)
@@ -188,6 +195,10 @@ class SqlSource:
                 days.update(day for day in map(day_of, timed) if day < before)
         return LateRows(dict(sorted(days.items())), _mark(seen, newest, now))
 
+    def _key(self, page: Sequence[Sequence[Any]], at: int) -> tuple[Any, ...]:
+        """What orders a record: the roles that stand first."""
+        return tuple(page[role][at] for role in range(len(self._queries.keys)))
+
     def _all(self, query: sa.Select[Any]) -> list[Sequence[Any]]:
         return all_records(self._engine, query)
 
@@ -197,11 +208,6 @@ class SqlSource:
             result = connection.execution_options(yield_per=STREAM_ROWS).execute(query)
             for part in result.partitions():
                 yield [list(column) for column in zip(*part, strict=True)]
-
-
-def _key(page: Sequence[Sequence[Any]], at: int) -> tuple[Any, Any]:
-    """Raw (created_at, uid) of a record: the roles that stand first."""
-    return page[1][at], page[0][at]
 
 
 def _place_kind(row: Row) -> str:

@@ -13,31 +13,36 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from vera_core.errors import UsageError
 from vera_core.source.base import Window
 from vera_core.source.mapping import ContentKind, TimeType
+from vera_core.source.sql_dialects import (
+    BINARY_ORDER,
+    MICROS,
+    NUMBER_TYPES,
+    STAMPS,
+    TOLD_APART,
+    exact,
+    holds_bytes,
+    in_micros,
+    utf8,
+)
 from vera_core.source.sql_rows import CLASS, LATE, MEDIA, METADATA, PLACE, ROW_KEY, SIZE, TENANT, TIME, UID
 from vera_core.source.times import END_TEXT, FACTORS, FIRST_TEXT, MAX_MICROS, MIN_MICROS, TimeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date
 
-    from sqlalchemy.engine import Engine
     from sqlalchemy.sql.elements import ColumnElement
 
-    from vera_core.source.mapping import SourceSettings, TimeColumn
+    from vera_core.source.mapping import SourceSettings
 
-BINARY_ORDER = {"postgresql": "C", "sqlite": "BINARY"}
-"""The collation under which ISO 8601 texts sort by time."""
-STAMPS = {TimeType.TIMESTAMP, TimeType.TIMESTAMPTZ}
 ANY = "any"
 """Stands for a name where only the day of a window matters."""
 SHIFTED = ("_" * 10 + "%+%", "_" * 10 + "%-%")
 """Texts with an offset behind the date, which may be in a window of another day than their own..."""
 UNSHIFTED = "%+00:00"
 """... if it is not this one."""
-NUMBER_TYPES = (sa.Integer, sa.Numeric)
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,15 @@ class Queries:
     @cached_property
     def times(self) -> TimeReader:
         """Reads what `selected` gives for created_at."""
-        in_micros = self.dialect == "postgresql" and self.settings.created_at.type in STAMPS
-        return TimeReader(self.settings.created_at, in_micros)
+        column = self.settings.created_at
+        return TimeReader(column, in_micros(self.dialect, column))
 
     @cached_property
     def selected(self) -> dict[str, ColumnElement[Any]]:
-        """What is selected of a row, by role."""
+        """What is selected of a row, by role; what pages are ordered by (`keys`) comes first."""
         s = self.settings
-        chosen: dict[str, ColumnElement[Any]] = {UID: self.column(s.uid), TIME: self._time_value()}
+        chosen: dict[str, ColumnElement[Any]] = {TIME: self._time_value()}
+        chosen |= {UID + name: self.column(name) for name in s.uid_columns}
         optional = {TENANT: s.tenant.column, CLASS: s.retention_class.column, MEDIA: s.media_type.column}
         chosen |= {role: self.column(name) for role, name in optional.items() if name}
         chosen |= {METADATA + name: self.column(column) for name, column in s.metadata.items()}
@@ -85,28 +91,47 @@ class Queries:
             chosen[ROW_KEY] = self.column(self.key)
         return chosen
 
+    @cached_property
+    def keys(self) -> tuple[ColumnElement[Any], ...]:
+        """What pages are ordered by, and cut between: created_at, and the uid where the database tells uids apart."""
+        return (self.time, *self._uids) if self.dialect in TOLD_APART else (self.time,)
+
+    @cached_property
+    def _uids(self) -> tuple[ColumnElement[Any], ...]:
+        return tuple(self.column(name) for name in self.settings.uid_columns)
+
     def page(self, window: Window, start: Sequence[Any] | None, limit: int) -> sa.Select[Any]:
-        """Rows of a window with a uid, in order of (created_at, uid), from the raw key `start` on (inclusive)."""
+        """Rows of a window with a uid, in order of `keys`, from the raw key `start` on (inclusive)."""
         return self._page(window, start, limit, ge)
 
     def same_key(self, window: Window, key: Sequence[Any]) -> sa.Select[Any]:
-        """The rows of one raw (created_at, uid), however many."""
-        return sa.select(*self.selected.values()).where(self._inside(window), self.has_key(key), self.mine())
+        """The rows with one raw value of `keys`, however many."""
+        return sa.select(*self.selected.values()).where(
+            self._inside(window), self.has_key(key), *(uid.is_not(None) for uid in self._uids), self.mine()
+        )
 
     def after_key(self, window: Window, key: Sequence[Any], limit: int) -> sa.Select[Any]:
         """As `page`, from behind the raw key on."""
         return self._page(window, key, limit, gt)
 
     def named(self, window: Window, uids: Sequence[str]) -> sa.Select[Any]:
-        """The rows of a window with one of some uids."""
+        """The rows of a window with one of some uids, of a source whose uids are no template; some others besides."""
         return sa.select(*self.selected.values()).where(
             self._inside(window), self.among(self.settings.uid, uids), self.mine()
         )
 
     def has_key(self, key: Sequence[Any]) -> ColumnElement[bool]:
-        """Whether a row's raw (created_at, uid) is `key`."""
+        """Whether a row has those raw values of created_at and, as many as are given, the uid's columns."""
         since = self._bind(self.times.parameter(key[0]))
-        return sa.and_(self.time == since, self.column(self.settings.uid) == _bound(key[1]))
+        same = (self._same(column, value) for column, value in zip(self._uids, key[1:], strict=False))
+        return sa.and_(self.time == since, *same)
+
+    def _same(self, column: ColumnElement[Any], value: object) -> ColumnElement[bool]:
+        if self.dialect in TOLD_APART or not isinstance(value, str):
+            same: ColumnElement[bool] = column == _bound(value)
+            return same
+        # Both: the first finds the row by an index, the second tells it from those that the collation takes for it.
+        return sa.and_(column == value, sa.cast(utf8(column), sa.LargeBinary) == value.encode())
 
     def among(self, name: str, texts: Sequence[str]) -> ColumnElement[bool]:
         """Whether a column has one of some values, given as text."""
@@ -119,7 +144,7 @@ class Queries:
     def nameless(self, window: Window) -> sa.Select[Any]:
         """Rows of a window whose uid is null."""
         return sa.select(*self.selected.values()).where(
-            self._inside(window), self.column(self.settings.uid).is_(None), self.mine()
+            self._inside(window), sa.or_(*(uid.is_(None) for uid in self._uids)), self.mine()
         )
 
     def extremes(self) -> sa.Select[Any]:
@@ -128,10 +153,10 @@ class Queries:
         return sa.select(value(sa.func.min(self.time)), value(sa.func.max(self.time))).where(self._timed(), self.mine())
 
     def untimed(self, limit: int) -> sa.Select[Any]:
-        """Uid and created_at (as text) of rows whose time is none."""
+        """created_at (as text) and the uid's columns of rows whose time is none."""
         missing = sa.or_(self.time.is_(None), sa.not_(self._timed()))
-        columns = (self.column(self.settings.uid), sa.cast(self.column(self.settings.created_at.column), sa.Text))
-        return sa.select(*columns).where(missing, self.mine()).limit(limit)
+        text = sa.cast(self.column(self.settings.created_at.column), sa.Text)
+        return sa.select(text, *self._uids).where(missing, self.mine()).limit(limit)
 
     def newest(self) -> sa.Select[Any]:
         """The greatest value of the late column, of all tenants."""
@@ -158,10 +183,15 @@ class Queries:
     @cached_property
     def time(self) -> ColumnElement[Any]:
         """created_at as it is compared and ordered."""
-        column = self.column(self.settings.created_at.column)
-        if self.settings.created_at.type is TimeType.TEXT and self.dialect in BINARY_ORDER:
-            return column.collate(BINARY_ORDER[self.dialect])
-        return column
+        name = self.settings.created_at.column
+        column = self.column(name)
+        if self.settings.created_at.type is not TimeType.TEXT:
+            return column
+        if self.dialect != "mysql":
+            return column.collate(BINARY_ORDER[self.dialect]) if self.dialect in BINARY_ORDER else column
+        # A collation that is binary already keeps its index; another one's index is of no use here.
+        binary = str(getattr(self.types[name], "collation", "")).endswith("_bin")
+        return column if binary else exact(column)
 
     def column(self, name: str) -> ColumnElement[Any]:
         """A column by name."""
@@ -191,8 +221,12 @@ class Queries:
         kind = self.types[self.settings.content.column]
         if self.dialect == "sqlite":
             return sa.cast(column, sa.LargeBinary)
-        if self.dialect == "postgresql" and not isinstance(kind, sa.LargeBinary):
+        if holds_bytes(kind):
+            return column
+        if self.dialect == "postgresql":
             return sa.func.convert_to(sa.cast(column, sa.Text), "UTF8")
+        if self.dialect == "mysql":
+            return sa.cast(utf8(column), sa.LargeBinary)
         return column
 
     def content_size(self) -> ColumnElement[Any]:
@@ -206,12 +240,14 @@ class Queries:
     def _page(
         self, window: Window, key: Sequence[Any] | None, limit: int, beyond: Callable[[Any, Any], ColumnElement[bool]]
     ) -> sa.Select[Any]:
-        keys = (self.time, self.column(self.settings.uid))
         since = None if key is None else self.times.parameter(key[0])
-        query = sa.select(*self.selected.values()).where(self._inside(window, since), keys[1].is_not(None), self.mine())
+        query = sa.select(*self.selected.values()).where(
+            self._inside(window, since), *(uid.is_not(None) for uid in self._uids), self.mine()
+        )
         if key is not None:
-            query = query.where(beyond(sa.tuple_(*keys), sa.tuple_(self._bind(since), _bound(key[1]))))
-        return query.order_by(*keys).limit(limit)
+            values = (self._bind(since), *map(_bound, key[1:]))
+            query = query.where(beyond(_row(self.keys), _row(values)))
+        return query.order_by(*self.keys).limit(limit)
 
     def _inside(self, window: Window, since: object = None) -> ColumnElement[bool]:
         """Rows of a window, and some of its neighbours; with the raw time `since`, none before that."""
@@ -243,17 +279,18 @@ class Queries:
     def _time_value(self, value: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
         """created_at (or an aggregate of it) as it is read."""
         column = self.column(self.settings.created_at.column) if value is None else value
-        if not self.times.in_micros:
-            return column
-        # Exact: PostgreSQL keeps whole microseconds, and rounding undoes what a double loses on old versions.
-        seconds = sa.extract("epoch", column)
-        return sa.cast(sa.func.round(sa.cast(seconds, sa.Numeric) * 1_000_000), sa.BigInteger)
+        return MICROS[self.dialect](column) if self.times.in_micros else column
 
     def _bind(self, value: object) -> Any:
         kind = self.settings.created_at.type
         if kind in STAMPS:
             return sa.literal(value, sa.TIMESTAMP(timezone=kind is TimeType.TIMESTAMPTZ))
         return _bound(value)
+
+
+def _row(values: Sequence[Any]) -> Any:
+    """What compares as these values do, one after the other."""
+    return values[0] if len(values) == 1 else sa.tuple_(*values)
 
 
 def _bound(value: Any) -> Any:
@@ -270,81 +307,3 @@ def _bound(value: Any) -> Any:
 def any_window(day: date) -> Window:
     """A window of which only the day matters."""
     return Window(ANY, ANY, day)
-
-
-def check_columns(settings: SourceSettings, types: Mapping[str, Any], dialect: str) -> None:
-    """Compares the settings with what the database says of the table.
-
-    Raises:
-        UsageError: a column is not there, or created_at is declared as what it is not.
-    """
-    s = settings
-    named = [
-        s.uid, s.created_at.column, s.content.column, s.primary_key, s.size, s.media_type.column, s.tenant.column,
-        s.retention_class.column, s.late.column if s.late else "", *s.metadata.values(),
-    ]  # fmt: skip
-    check_present(s.table, named, types)
-    check_time("created_at", s.created_at, types, dialect)
-
-
-def check_present(table: str, named: Iterable[str], types: Mapping[str, Any]) -> None:
-    """Makes sure that the table has the columns that settings name; "" names none.
-
-    Raises:
-        UsageError: one is not there.
-    """
-    for name in filter(None, named):
-        if name not in types:
-            raise UsageError(f"table {table} has no column {name!r}", todo=f"It has: {', '.join(types)}.", table=table)
-
-
-def check_time(setting: str, column: TimeColumn, types: Mapping[str, Any], dialect: str) -> None:
-    """Compares what a setting says of a time column with what the database says of it.
-
-    Raises:
-        UsageError: it is declared as what it is not.
-    """
-    declared = column.type
-    if dialect == "sqlite" and declared in STAMPS:
-        raise UsageError(
-            f"SQLite has no {declared}; it keeps times as text or numbers",
-            todo=f'Declare {setting} with type = "text" (and a zone if the texts have none) or an epoch type.',
-            column=column.column,
-        )
-    if dialect == "postgresql" and not _SUITS[declared](types[column.column]):
-        raise UsageError(
-            f"{setting} is declared {declared}, but the column's type is {types[column.column]}",
-            todo="Declare what it is: " + ", ".join(TimeType) + ".", column=column.column,
-        )  # fmt: skip
-
-
-_SUITS: dict[TimeType, Callable[[Any], bool]] = {
-    TimeType.TIMESTAMPTZ: lambda kind: isinstance(kind, sa.DateTime) and bool(kind.timezone),
-    TimeType.TIMESTAMP: lambda kind: isinstance(kind, (sa.DateTime, sa.Date)) and not getattr(kind, "timezone", False),
-    TimeType.TEXT: lambda kind: isinstance(kind, sa.String),
-    TimeType.EPOCH_S: lambda kind: isinstance(kind, NUMBER_TYPES),
-    TimeType.EPOCH_MS: lambda kind: isinstance(kind, NUMBER_TYPES),
-    TimeType.EPOCH_US: lambda kind: isinstance(kind, NUMBER_TYPES),
-}
-
-
-def reflect(engine: Engine, settings: SourceSettings) -> tuple[dict[str, Any], str]:
-    """Column types by name, and the one column of the primary key ("" if there is none, as in a view).
-
-    Raises:
-        sqlalchemy.exc.NoSuchTableError: there is no such table or view.
-    """
-    types = column_types(engine, settings.table, settings.schema_name)
-    keys = sa.inspect(engine).get_pk_constraint(settings.table, schema=settings.schema_name or None)
-    only = keys["constrained_columns"][0] if len(keys["constrained_columns"]) == 1 else ""
-    return types, settings.primary_key or ("" if only == settings.uid else only)
-
-
-def column_types(engine: Engine, table: str, schema_name: str) -> dict[str, Any]:
-    """The types of a table's or view's columns by name.
-
-    Raises:
-        sqlalchemy.exc.NoSuchTableError: there is no such table or view.
-    """
-    columns = sa.inspect(engine).get_columns(table, schema=schema_name or None)
-    return {str(column["name"]): column["type"] for column in columns}

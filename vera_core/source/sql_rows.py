@@ -44,9 +44,9 @@ Trouble = tuple[RejectReason, str]
 Troubles = dict[int, Trouble]
 
 UID, TIME, TENANT, CLASS, MEDIA, PLACE, SIZE, LATE, ROW_KEY = (
-    "uid", "time", "tenant", "class", "media", "place", "size", "late", "row_key",
+    "uid:", "time", "tenant", "class", "media", "place", "size", "late", "row_key",
 )  # fmt: skip
-"""Roles of a page's columns; metadata columns have the role "metadata:" and their name."""
+"""Roles of a page's columns; metadata columns have the role "metadata:" and their name, a uid's "uid:" and theirs."""
 METADATA = "metadata:"
 PAIR_BYTES = 4
 """What format v1 adds to each pair of metadata."""
@@ -90,7 +90,8 @@ class RowMaker:
         if len(places) < len(columns[TIME]):
             columns = {role: [column[at] for at in places] for role, column in columns.items()}
         count = len(places)
-        uids = self._uids(columns[UID], troubles)
+        raw = self._raw_uids(columns)
+        uids = self._uids(raw, troubles)
         self._tenants(columns.get(TENANT), troubles)
         classes = self._classes(columns.get(CLASS), count, troubles)
         media = self._media(columns.get(MEDIA), count, troubles)
@@ -100,7 +101,7 @@ class RowMaker:
         lates = [text or "" for text in _canonical(columns[LATE])] if LATE in columns else [""] * count
         none = [""] * count
         made = RawBatch(uids, times, classes, contents, sizes, media, metadata, lates, none, none)
-        return _rejected(made, columns[UID], troubles) if troubles else made, places
+        return _rejected(made, raw, troubles) if troubles else made, places
 
     def _times(self, values: Column, window: Window, troubles: Troubles) -> tuple[list[int], Sequence[int]]:
         """Microseconds of the rows that belong to the window, and their places in the page."""
@@ -120,6 +121,25 @@ class RowMaker:
             found = ((number, wrong[at]) for number, at in enumerate(places) if at in wrong)
             troubles.update({number: (RejectReason.BAD_TIME, trouble.detail) for number, trouble in found})
         return micros.tolist(), places
+
+    def uid_of(self, values: Sequence[Any]) -> Any:
+        """The raw uid of one row, of which the uid's columns are given."""
+        columns = {UID + name: [value] for name, value in zip(self.settings.uid_columns, values, strict=True)}
+        return self._raw_uids(columns | {TIME: [None]})[0]
+
+    def _raw_uids(self, columns: Mapping[str, Column]) -> Column:
+        """The uids as the database gives them, or as the template puts them together; None where a column is null."""
+        parts = self.settings.uid_parts
+        if parts == (("", self.settings.uid),):
+            return columns[UID + self.settings.uid]
+        values = {name: _canonical(columns[UID + name]) for name in self.settings.uid_columns}
+        count = len(columns[TIME])
+        pieces = [values[name] if name else [""] * count for _, name in parts]
+        texts = [text for text, _ in parts]
+        return [
+            None if None in row else "".join(text + piece for text, piece in zip(texts, row, strict=True))
+            for row in zip(*pieces, strict=True)
+        ]
 
     def _uids(self, values: Column, troubles: Troubles) -> Sequence[str]:
         if set(map(type, values)) != {str}:

@@ -16,12 +16,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+import stamina
 from sqlalchemy import exc
 
 from vera_core.errors import ConflictError, IncompatibleError, UsageError
 from vera_core.model import format_time
 from vera_core.source.base import Window
-from vera_core.source.database import READS, shown_url, translated
+from vera_core.source.database import READS, BusyError, shown_url, translated
 from vera_core.source.rows import Reject
 from vera_core.source.schema import DEFAULT_SCHEMA, SCHEMA_VERSION, OwnTables
 
@@ -36,6 +37,7 @@ ANSWERED_BY = "answered_by_revision"
 REJECTS_KEPT = 10_000
 """Rejected rows of a window that are named in the database; the bucket names them all."""
 _BATCH = 1000
+_AGAIN = stamina.retry(on=BusyError, attempts=10, timeout=30, wait_initial=0.02, wait_jitter=0.1)
 _TRIES = 3
 
 
@@ -141,6 +143,7 @@ class MigrationState:
             ).first()
         return None if row is None else Watermark(row.day, row.fence)
 
+    @_AGAIN
     def start_watermark(self, source: str, tenant: str, day: date) -> Watermark:
         """Sets the watermark to the first day to migrate, unless it stands already; returns where it stands."""
         values = {"source": source, "tenant": tenant, "day": day, "fence": 0, "updated_at": _now()}
@@ -170,6 +173,7 @@ class MigrationState:
                 return first, seen
             self.move_watermark(source, tenant, seen, day, past_rejects=past_rejects)
 
+    @_AGAIN
     def move_watermark(
         self, source: str, tenant: str, seen: Watermark, day: date, *, past_rejects: bool = False
     ) -> Watermark | None:
@@ -243,6 +247,7 @@ class MigrationState:
         by_day = {record.day: record for record in self.windows(source, tenant, first=first, end=end)}
         return list(by_day.values())
 
+    @_AGAIN
     def record(
         self,
         window: Window,
@@ -297,6 +302,7 @@ class MigrationState:
         with self._reading() as connection:
             return str(connection.execute(query).scalar() or "")
 
+    @_AGAIN
     def move_late_mark(self, source: str, tenant: str, seen: str, mark: str) -> bool:
         """Replaces the late mark `seen` by `mark`; False, and no change, if it is not `seen` any more."""
         table = self._tables.late_marks
