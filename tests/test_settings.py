@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vera_core.errors import UsageError
-from vera_core.settings import Settings
+from vera_core.errors import RestrictedError, UsageError
+from vera_core.keys.local import LocalKeys
+from vera_core.operations.opening import KeyOpener, workplace
+from vera_core.settings import KeyServiceName, KeySettings, Settings
 from vera_core.source.mapping import ContentKind, ErasureTable, OnRejects, SourceSettings, TimeType, has_password
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "sources.md"
@@ -113,6 +116,16 @@ def test_a_relative_spool_starts_at_the_file_that_names_it(tmp_path: Path, monke
         (SOURCE + 'late = { column = "c", settle_seconds = -1 }', "sources.invoices.late", "negative"),
         (SOURCE + 'on_rejects = "ignore"', "sources.invoices.on_rejects", "'stop' or 'advance'"),
         (SOURCE + 'begin = "soon"', "sources.invoices.begin", "date"),
+        ('[keys]\nservice = "magic"', "keys.service", "'transit' or 'local'"),
+        ('[keys]\nservice = "local"', "keys", "needs its file"),
+        ('[keys]\nservice = "local"\nfile = "kek.json"', "keys", "not absolute"),
+        ('[keys]\nservice = "local"\nfile = "/k"\ntoken = "hvs.x"', "keys.token", "no such setting"),
+        ('[keys]\nservice = "transit"\nkey = "vera"', "keys", "needs the server's address"),
+        (
+            '[keys]\nservice = "transit"\naddress = "https://a"\nkey = "k"\ntoken_env = "X"\ntoken_file = "/t"',
+            "keys",
+            "both token_env and token_file",
+        ),
     ],
 )
 def test_wrong_settings_are_named_with_their_place(text: str, key: str, what: str) -> None:
@@ -168,6 +181,48 @@ def test_a_list_in_a_variable_that_is_wrong_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match="valid integer") as caught:
         Settings.load()
     assert caught.value.where == {"variable": "VERA_WORKERS"}
+
+
+def transit(**more: Any) -> KeyOpener:
+    return KeyOpener(
+        KeySettings(service=KeyServiceName.TRANSIT, address="https://bao.example:8200", key="vera", **more)
+    )
+
+
+def test_the_key_service_is_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LocalKeys.create(tmp_path / "kek.json")
+    monkeypatch.setenv("VERA_KEYS__SERVICE", "local")
+    monkeypatch.setenv("VERA_KEYS__FILE", str(tmp_path / "kek.json"))
+    opener = workplace(Settings.load()).key_service
+    assert opener is not None
+    assert opener().kek == LocalKeys(tmp_path / "kek.json").kek
+    assert workplace(Settings.load()).key_service == opener, "equal settings are one key service"
+    assert transit(mount="archive/keys", namespace="bank")().kek == "transit:bank/archive/keys/vera"
+    with pytest.raises(UsageError, match="without TLS"):
+        replace(transit(), settings=replace(transit().settings, address="http://bao.example"))()
+
+
+def test_the_token_comes_from_where_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BAO_TOKEN", "VAULT_TOKEN", "MINE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RestrictedError, match="no token") as caught:
+        transit().token()
+    assert "BAO_TOKEN or VAULT_TOKEN" in caught.value.todo
+    monkeypatch.setenv("VAULT_TOKEN", "hvs.vault")
+    assert transit().token() == "hvs.vault"
+    monkeypatch.setenv("BAO_TOKEN", "hvs.bao")
+    assert transit().token() == "hvs.bao"
+    with pytest.raises(RestrictedError, match="no token"):
+        transit(token_env="MINE").token()
+    monkeypatch.setenv("MINE", "hvs.mine")
+    assert transit(token_env="MINE").token() == "hvs.mine"
+    by_file = KeyOpener(replace(transit().settings, token_file=tmp_path / "token"))
+    with pytest.raises(RestrictedError, match="can't be read"):
+        by_file.token()
+    for token in ("hvs.first", "hvs.renewed"):
+        (tmp_path / "token").write_text(token + "\n")
+        assert by_file.token() == token
+    assert "hvs" not in repr(by_file)
 
 
 @pytest.mark.parametrize("text", ["[", "a = 1\na = 2", "\ud800"])
@@ -231,5 +286,7 @@ def test_the_complete_example_of_the_documentation_is_complete(tmp_path: Path) -
     keys = {key for source in shown["sources"].values() for key in source}
     assert keys | {"url"} == {field.name for field in dataclasses.fields(SourceSettings)}
     assert set(shown["erasure_table"]) | {"url"} == {field.name for field in dataclasses.fields(ErasureTable)}
-    for name in (*Settings.model_fields, *keys, *shown["erasure_table"], *TimeType, *OnRejects):
+    names = {field.name for field in dataclasses.fields(KeySettings)}
+    assert set(shown["keys"]) | {"token_env", "file"} == names
+    for name in (*Settings.model_fields, *keys, *shown["erasure_table"], *names, *TimeType, *OnRejects):
         assert f"`{name}`" in text, name

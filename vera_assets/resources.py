@@ -6,7 +6,8 @@ variables. What is done with it is the operations' business.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,14 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from vera_core.errors import UsageError
-from vera_core.operations.opening import named_repository, workplace
+from vera_core.operations.opening import KeyOpener, named_repository, workplace
 from vera_core.operations.repository import Repository, Workplace
-from vera_core.store.s3 import S3Store, parse_uri
+from vera_core.settings import Settings
+from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import Access, S3Options
 
 if TYPE_CHECKING:
-    from vera_core.settings import Settings
+    from vera_core.settings import KeySettings
 
 
 class RepositoryResource(ConfigurableResource[Any]):
@@ -32,6 +34,10 @@ class RepositoryResource(ConfigurableResource[Any]):
     spool: str = Field(description="A local directory for shards while they are built.")
     freshness_seconds: float = Field(default=5.0, description="How old a slot's state may be for a reader.")
     threads: int = Field(default=2, description="How many threads load files.")
+    key_service: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The key service of an encrypted repository, as [keys] in vera.toml. It holds no secret.",
+    )
     s3: S3Resource = Field(default_factory=S3Resource, description="Endpoint, region and credentials of the store.")
 
     @classmethod
@@ -48,6 +54,7 @@ class RepositoryResource(ConfigurableResource[Any]):
             spool=str(place.spool),
             freshness_seconds=place.freshness_seconds,
             threads=place.threads,
+            key_service={} if settings.keys is None else _given(settings.keys),
         )
 
     def open(self) -> Repository:
@@ -57,16 +64,28 @@ class RepositoryResource(ConfigurableResource[Any]):
             NotFoundError: there is none.
             UsageError: the URI or the S3 settings are wrong.
         """
-        place = Workplace(
-            actor=self.actor, spool=Path(self.spool), freshness_seconds=self.freshness_seconds, threads=self.threads
+        return _open(self.uri, self.workplace(), s3_options(self.s3))
+
+    def workplace(self) -> Workplace:
+        """What the process brings along."""
+        keys = Settings.model_validate({"keys": self.key_service or None}).keys
+        return Workplace(
+            actor=self.actor,
+            spool=Path(self.spool),
+            freshness_seconds=self.freshness_seconds,
+            threads=self.threads,
+            key_service=None if keys is None else KeyOpener(keys),
         )
-        return _open(self.uri, place, s3_options(self.s3))
+
+
+def _given(keys: KeySettings) -> dict[str, Any]:
+    """The settings that are not left out, as texts where they are paths."""
+    return {name: value if isinstance(value, bool) else str(value) for name, value in asdict(keys).items() if value}
 
 
 @lru_cache(maxsize=8)
 def _open(uri: str, place: Workplace, options: S3Options) -> Repository:
-    bucket, prefix = parse_uri(uri)
-    return Repository(S3Store(bucket, options=options), prefix, place)
+    return Repository.open(uri, replace(place, buckets=partial(S3Store, options=options)))
 
 
 def s3_options(resource: S3Resource) -> S3Options:

@@ -1,7 +1,7 @@
 """The settings of a process: `vera.toml`, then `VERA_*` variables, then what the caller gives; the later wins.
 
 docs/sources.md lists them all. What is fixed for a repository's life is no setting but stands in its config log. No
-secret is a setting: a database URL with a password is taken from an environment variable that a setting names.
+secret is a setting: a database URL with a password, or a token, is taken from where a setting says.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import os
 import socket
 import tempfile
 import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from vera_core.errors import UsageError
 from vera_core.model import DEFAULT_TENANT, check_name
-from vera_core.source.mapping import ErasureTable, SettingError, SourceSettings
+from vera_core.source.mapping import STRICT, ErasureTable, SettingError, SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -51,13 +53,62 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+class KeyServiceName(StrEnum):
+    """Who keeps the key encryption key: OpenBao or Vault, or a file on this machine."""
+
+    TRANSIT = "transit"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """The key service of an encrypted repository (docs/encryption.md).
+
+    Of `transit`: `address`, `key`, `mount`, `namespace`, `authority` and `plain_http` are those of
+    `keys.transit.TransitOptions`; the token is in the environment variable `token_env` or in the file `token_file`,
+    else in BAO_TOKEN or VAULT_TOKEN. Of `local`: `file`, the key file.
+
+    Raises:
+        SettingError: settings that contradict each other.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    service: KeyServiceName
+    address: str = ""
+    key: str = ""
+    mount: str = "transit"
+    namespace: str = ""
+    authority: Path | None = None
+    plain_http: bool = False
+    token_env: str = ""
+    token_file: Path | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.authority, self.token_file, self.file):
+            if path is not None and not path.is_absolute():
+                raise SettingError(f"{path} is not absolute", todo="Write the whole path.")
+        if self.service is KeyServiceName.LOCAL:
+            if self.file is None or self.address or self.key:
+                raise SettingError("a local key service needs its file, and no address or key", todo="Give file.")
+        elif not (self.address and self.key) or self.file is not None:
+            raise SettingError(
+                "a transit key service needs the server's address and its key's name, and no file",
+                todo='For example: address = "https://openbao.example:8200", key = "vera".',
+            )
+        if self.token_env and self.token_file is not None:
+            raise SettingError("both token_env and token_file are given", todo="Keep one of them.")
+
+
 class Settings(BaseModel):
     """What a process works with; make it with `load`.
 
     `repository`: s3://bucket/prefix; `actor`: who the audit trail names; `tenant`: the one that commands mean;
     `spool`: a directory for shards being built; `freshness_seconds`: how old a slot's state may be for a reader;
     `workers`: threads that load and encode files; `erasure_hours`: how soon files must be out of sight after their
-    erasure was asked for; `erasure_table`: where requests are that `vera erasures import` takes.
+    erasure was asked for; `erasure_table`: where requests are that `vera erasures import` takes; `keys`: what wraps the
+    keys of an encrypted repository.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
@@ -70,6 +121,7 @@ class Settings(BaseModel):
     workers: PositiveInt = 2
     erasure_hours: int = Field(default=48, ge=1, le=672)
     erasure_table: ErasureTable | None = None
+    keys: KeySettings | None = None
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @classmethod

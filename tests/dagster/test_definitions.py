@@ -26,7 +26,9 @@ from tests.dagster.world import DAYS, SOURCE, settings_for
 from vera_assets.build import ALLOWED_WARNINGS, _definitions, build_definitions
 from vera_assets.resources import RepositoryResource, s3_options
 from vera_core.errors import UsageError
-from vera_core.settings import Settings
+from vera_core.keys.local import LocalKeys
+from vera_core.operations.opening import workplace
+from vera_core.settings import KeyServiceName, KeySettings, Settings
 
 if TYPE_CHECKING:
     from dagster import Definitions
@@ -245,6 +247,16 @@ def test_the_s3_resource_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch
     assert (options.attempts, access.endpoint, access.region) == (2, "http://127.0.0.1:1", "eu-central-1")
     assert (access.key_id, access.secret) == ("id", "hush")
     assert "hush" not in repr(options)
+
+
+def test_the_resource_passes_the_key_service_on(tmp_path: Path) -> None:
+    LocalKeys.create(tmp_path / "kek.json")
+    keys = KeySettings(service=KeyServiceName.LOCAL, file=tmp_path / "kek.json")
+    settings = Settings.load(None, repository="s3://bucket/archive", spool=tmp_path, keys=keys)
+    with build_resources({"repository": RepositoryResource.named_by(settings)}) as resources:
+        opener = resources.repository.workplace().key_service
+    assert opener == workplace(settings).key_service
+    assert opener().kek == LocalKeys(tmp_path / "kek.json").kek
 
 
 @pytest.mark.parametrize("unsafe", [{"use_unsigned_session": True}, {"use_ssl": False}, {"verify": False}])

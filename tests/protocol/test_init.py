@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, make_repository, opened, pack, some_files
+from tests.protocol.packing import (
+    DAY,
+    KEYS,
+    MemorySource,
+    assert_archived,
+    local_kek,
+    make_repository,
+    opened,
+    pack,
+    some_files,
+)
 from vera_core.errors import ConflictError, NotFoundError, RestrictedError, UnsafeStoreError, UsageError
+from vera_core.keys.local import LocalKeys
 from vera_core.model import LockMode, RetentionClass
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.initialise import InitOptions, init, plan_init
@@ -57,7 +68,7 @@ def work(tmp_path: Path) -> Workplace:
 @pytest.mark.usefixtures("short_locks")
 def test_a_repository_is_made_and_used(memory_store: MemoryStore, work: Workplace, tmp_path: Path) -> None:
     store = memory_store
-    planned = plan_init(store, "archive", OPTIONS)
+    planned = plan_init(store, "archive", OPTIONS, work)
     assert list(store.list_versions("")) == [], "a plan changes nothing"
     report = init(store, "archive", OPTIONS, work)
     assert report.repository == planned.repository == f"s3://{store.bucket}/archive"
@@ -73,7 +84,7 @@ def test_a_repository_is_made_and_used(memory_store: MemoryStore, work: Workplac
 @pytest.mark.usefixtures("probed")
 def test_the_bucket_is_made_where_there_is_none(work: Workplace) -> None:
     store = MemoryStore(exists=False)
-    assert plan_init(store, "", OPTIONS).created_bucket
+    assert plan_init(store, "", OPTIONS, work).created_bucket
     assert not store.bucket_state().exists
     assert init(store, "", OPTIONS, work).created_bucket
     state = store.bucket_state()
@@ -85,7 +96,7 @@ def test_the_bucket_is_made_where_there_is_none(work: Workplace) -> None:
 def test_a_second_init_is_refused_and_changes_nothing(memory_store: MemoryStore, work: Workplace) -> None:
     made = init(memory_store, "archive", OPTIONS, work)
     with pytest.raises(ConflictError, match=made.repository_id):
-        plan_init(memory_store, "archive", OPTIONS)
+        plan_init(memory_store, "archive", OPTIONS, work)
     with pytest.raises(ConflictError, match=made.repository_id):
         init(memory_store, "archive", OPTIONS, work)
     assert Repository(memory_store, "archive", work).config.repository_id == made.repository_id
@@ -115,6 +126,39 @@ def test_compliance_without_encryption_needs_a_word(memory_store: MemoryStore, w
     with pytest.raises(RestrictedError, match=r"Art\. 17"):
         init(memory_store, "archive", strict, work)
     assert init(memory_store, "archive", replace(strict, accept_unerasable=True), work).lock_mode == "COMPLIANCE"
+
+
+@pytest.mark.usefixtures("probed")
+def test_an_encrypted_repository_has_its_first_key_from_the_beginning(
+    memory_store: MemoryStore, work: Workplace, tmp_path: Path
+) -> None:
+    strict = replace(OPTIONS, lock_mode=LockMode.COMPLIANCE, encrypt=True)
+    holding = replace(work, key_service=local_kek)
+    assert plan_init(memory_store, "archive", strict, holding).kek == local_kek().kek
+    assert list(memory_store.list_versions("")) == [], "a plan changes nothing"
+    report = init(memory_store, "archive", strict, holding)
+    assert (report.lock_mode, report.kek) == ("COMPLIANCE", local_kek().kek)
+    (key,) = memory_store.list_versions(KEYS.tenant_key("default"))
+    assert memory_store.get_lock(key.key, key.version_id) is not None
+    source = MemorySource([replace(file, retention_class="std") for file in some_files(20)])
+    pack(Repository(memory_store, "archive", holding), source)
+    reader = Retriever(Repository(memory_store, "archive", holding))
+    assert all(reader.get(file.uid, DAY) == file.content for file in source.files)
+
+
+@pytest.mark.usefixtures("probed")
+def test_a_key_service_that_is_missing_or_does_not_work_is_found_before_anything_is_made(
+    memory_store: MemoryStore, work: Workplace, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, encrypt=True)
+    with pytest.raises(UsageError, match="none is configured"):
+        init(memory_store, "archive", options, work)
+    LocalKeys.create(tmp_path / "kek.json")
+    service = LocalKeys(tmp_path / "kek.json")
+    (tmp_path / "kek.json").unlink()
+    with pytest.raises(NotFoundError, match="no such key file"):
+        init(memory_store, "archive", options, replace(work, key_service=lambda: service))
+    assert list(memory_store.list_versions("")) == []
 
 
 @pytest.mark.usefixtures("short_locks")

@@ -1,31 +1,43 @@
-"""`vera init`: probes the store, refuses what would not keep its promises, and writes config record 1."""
+"""`vera init`: probes the store, refuses what would not keep its promises, and writes config record 1.
+
+Of an encrypted repository the key service is tried out first, and the default tenant gets its key.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
-from vera_core.config import DEFAULT_INLINE_LIMIT, ConfigLog, RepositoryConfig
-from vera_core.errors import ConflictError, NotFoundError, RestrictedError, UnsafeStoreError
+from vera_core.config import DEFAULT_INLINE_LIMIT, ConfigLog, Encryption, RepositoryConfig
+from vera_core.errors import ConflictError, IntegrityError, NotFoundError, RestrictedError, UnsafeStoreError, UsageError
+from vera_core.keys.service import good
 from vera_core.keyspace import Keyspace
-from vera_core.model import LockMode, Policy, RetentionClass
+from vera_core.model import DEFAULT_TENANT, LockMode, Policy, RetentionClass
 from vera_core.operations.report import Report, figure
-from vera_core.operations.repository import LOCK_SLACK, Workplace, audit_trail
+from vera_core.operations.repository import LOCK_SLACK, Repository, Workplace, audit_trail
 from vera_core.routing import Routing, RoutingEpoch, UidScheme
 from vera_core.store.chain import LostAppendError
 from vera_core.store.clock import StoreClock
 from vera_core.store.probe import Promise, Topic, Verdict, probe
 
 if TYPE_CHECKING:
+    from vera_core.keys.service import KeyService
     from vera_core.store.base import ObjectStore
+
+TRIAL_BYTES = 64
+"""As long as what is wrapped of every keyring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitOptions:
-    """What a repository shall be. The two `accept` flags are the only way past the two refusals that have one."""
+    """What a repository shall be. The two `accept` flags are the only way past the two refusals that have one.
+
+    `encrypt`: files are encrypted, with keys that the workplace's key service wraps.
+    """
 
     lock_mode: LockMode
     classes: tuple[RetentionClass, ...]
@@ -36,13 +48,17 @@ class InitOptions:
     compression: Policy = Policy.BALANCED
     inline_limit: int = DEFAULT_INLINE_LIMIT
     erasure_approval: bool = False
+    encrypt: bool = False
     accept_unlocked: bool = False
     accept_unerasable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitReport(Report):
-    """The repository that was made (or, as a plan, would be), and which promises the store keeps."""
+    """The repository that was made (or, as a plan, would be), and which promises the store keeps.
+
+    `kek` names the key encryption key, "" where files are not encrypted.
+    """
 
     repository: str
     repository_id: str
@@ -50,6 +66,7 @@ class InitReport(Report):
     lock_mode: str
     classes: tuple[RetentionClass, ...]
     default_class: str
+    kek: str = ""
     tells_markers: bool = False
     erasure_approval: bool = False
     promises: tuple[Promise, ...] = field(default=())
@@ -57,17 +74,18 @@ class InitReport(Report):
     revision: int = figure("config revision")
 
 
-def plan_init(store: ObjectStore, prefix: str, options: InitOptions) -> InitReport:
-    """What `init` would make; looks at the bucket and changes nothing.
+def plan_init(store: ObjectStore, prefix: str, options: InitOptions, workplace: Workplace) -> InitReport:
+    """What `init` would make; looks at the bucket, tries the key service out, and changes nothing.
 
     Raises:
         RestrictedError: COMPLIANCE without encryption, not accepted.
         ConflictError: there is a repository already.
-        UsageError: the options contradict each other.
+        UsageError: the options contradict each other, or no key service is configured.
+        VeraError: the key service's.
     """
     keys = Keyspace(prefix)
-    config = _config(options)
     _check_erasable(options)
+    config = _config(options, _key_service(workplace) if options.encrypt else None)
     exists = store.bucket_state().exists
     if exists:
         _check_absent(store, keys)
@@ -79,16 +97,17 @@ def init(store: ObjectStore, prefix: str, options: InitOptions, workplace: Workp
 
     Raises:
         UnsafeStoreError: the store does not keep a promise that VERA can't do without.
-        RestrictedError, ConflictError, UsageError: as `plan_init`.
+        RestrictedError, ConflictError, UsageError, VeraError: as `plan_init`.
     """
     began = time.monotonic()
-    planned = plan_init(store, prefix, options)
+    planned = plan_init(store, prefix, options, workplace)
     keys = Keyspace(prefix)
     if planned.created_bucket:
         store.create_bucket()
     probed = probe(store, prefix=keys.prefix)
     _check_promises(store, probed.promises, options)
-    config = replace(_config(options), tells_markers=probed.tells_markers)
+    service = _key_service(workplace) if options.encrypt else None
+    config = replace(_config(options, service), tells_markers=probed.tells_markers)
     if not probed.enforced_locks:
         config = replace(config, lock_mode=LockMode.NONE)
     clock = StoreClock(store)
@@ -107,11 +126,26 @@ def init(store: ObjectStore, prefix: str, options: InitOptions, workplace: Workp
             bucket=store.bucket, prefix=prefix,
         ) from error  # fmt: skip
     trail.outcome(intent, "done", {"revision": made.revision})
+    Repository(store, prefix, workplace).naming(DEFAULT_TENANT, make=True)
     report = _report(store, keys, made, created_bucket=planned.created_bucket)
     return replace(report, promises=probed.promises, seconds=time.monotonic() - began)
 
 
-def _config(options: InitOptions) -> RepositoryConfig:
+def _key_service(workplace: Workplace) -> KeyService:
+    """The key service, once it has wrapped and unwrapped something: what it can't do now, it can't for the archive."""
+    if workplace.key_service is None:
+        raise UsageError(
+            "encrypted files need a key service, and none is configured",
+            todo="Describe one under [keys] in vera.toml, or try it out with --keys-file (docs/encryption.md).",
+        )
+    service = workplace.key_service()
+    trial = secrets.token_bytes(TRIAL_BYTES)
+    if good(service.unwrap(good(service.rewrap(service.wrap([trial]))))) != [trial]:
+        raise IntegrityError("the key service does not give back what it wrapped", kek=service.kek)
+    return service
+
+
+def _config(options: InitOptions, service: KeyService | None) -> RepositoryConfig:
     return RepositoryConfig(
         repository_id=uuid.uuid4().hex,
         lock_mode=options.lock_mode,
@@ -125,15 +159,17 @@ def _config(options: InitOptions) -> RepositoryConfig:
         compression=options.compression,
         inline_limit=options.inline_limit,
         erasure_approval=options.erasure_approval,
+        encryption=None if service is None else Encryption(service.kek),
     )
 
 
 def _check_erasable(options: InitOptions) -> None:
-    if options.lock_mode is LockMode.COMPLIANCE and not options.accept_unerasable:
+    if options.lock_mode is LockMode.COMPLIANCE and not (options.encrypt or options.accept_unerasable):
         raise RestrictedError(
             "a COMPLIANCE lock without encryption makes files that nobody can erase before the lock ends, "
             "not even where GDPR Art. 17 obliges you to",
-            todo="Use --lock-mode GOVERNANCE, or say --accept-unerasable if no personal data is archived.",
+            todo="Use --encrypt, with which a file is erased by destroying its key (docs/encryption.md). Else use "
+            "--lock-mode GOVERNANCE, or say --accept-unerasable if no personal data is archived.",
         )
 
 
@@ -179,6 +215,7 @@ def _report(store: ObjectStore, keys: Keyspace, config: RepositoryConfig, *, cre
         lock_mode=config.lock_mode.value,
         classes=config.classes,
         default_class=config.default_class,
+        kek="" if config.encryption is None else config.encryption.kek,
         tells_markers=config.tells_markers,
         erasure_approval=config.erasure_approval,
         n_bits=config.routing.n_bits(date.min),

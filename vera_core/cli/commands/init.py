@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -12,12 +16,22 @@ from vera_core.cli.options import DryRunOption, JsonOption, SettingsOption, comm
 from vera_core.cli.output import emit, say, show_pairs, show_table
 from vera_core.cli.values import read_class, read_period, read_time
 from vera_core.errors import Kind, UsageError
+from vera_core.keys.local import LocalKeys
 from vera_core.model import LockMode, Policy, RetentionClass, to_micros
 from vera_core.operations.initialise import InitOptions, InitReport, init, plan_init
 from vera_core.operations.opening import workplace
 from vera_core.routing import UidScheme
 
 STANDARD = "standard"
+KEY_FILE = """\
+The keys of the repository are wrapped by {file}.
+BACK IT UP, apart from the bucket: without it NOTHING in the repository can ever be read again. Whoever reads the file
+reads the archive, so it is for one machine and for trying out. Every command finds it by these lines in vera.toml:
+
+  [keys]
+  service = "local"
+  file = "{file}"
+"""
 
 
 class _Mode(StrEnum):
@@ -77,6 +91,21 @@ def command(
         bool,
         typer.Option("--erasure-approval", help="Erasures need the approval of somebody else than who asked for them."),
     ] = False,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt",
+            help="Encrypt files: one is erased by destroying its key. Recommended where locks are COMPLIANCE.",
+        ),
+    ] = False,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys-file",
+            metavar="FILE",
+            help="With --encrypt: a key file on this machine in the place of [keys]; made if it is not there.",
+        ),
+    ] = None,
     accept_unlocked: Annotated[
         bool, typer.Option("--accept-unlocked", help="Accept a store that does not enforce locks. Not an archive then.")
     ] = False,
@@ -94,7 +123,13 @@ def command(
     an archive rests on: of racing writers exactly one wins, and what is locked stays. A store without atomic
     conditional PUT is refused always; one without enforced locks, and COMPLIANCE locks on unencrypted files, unless a
     flag accepts it. Takes up to a minute.
+
+    With --encrypt every file is encrypted under a key of its own, and `vera erase` destroys that key at once, however
+    long the object around it is locked. The keys are wrapped by a key encryption key that OpenBao, Vault or a local
+    file keeps, as [keys] in vera.toml says. Whether a repository is encrypted is fixed for its life: docs/encryption.md.
     """
+    if keys_file is not None and not encrypt:
+        raise UsageError("--keys-file is for encrypted repositories", todo="Add --encrypt.")
     if (snowflake_epoch is not None) != (UidScheme.SNOWFLAKE in (trust_uids or [])):
         raise UsageError("--trust-uids snowflake and --snowflake-epoch belong together", todo="Give both or neither.")
     moment = read_time(snowflake_epoch)
@@ -108,19 +143,29 @@ def command(
         snowflake_epoch_ms=0 if moment is None else to_micros(moment) // 1000,
         compression=compression,
         erasure_approval=erasure_approval,
+        encrypt=encrypt,
         accept_unlocked=accept_unlocked,
         accept_unerasable=accept_unerasable,
     )
     place = workplace(load_settings(settings))
     store, prefix = connect(uri)
-    report = plan_init(store, prefix, options) if dry_run else init(store, prefix, options, place)
+    with TemporaryDirectory() as trial:
+        if keys_file is not None:
+            file = keys_file.absolute() if keys_file.exists() or not dry_run else Path(trial) / keys_file.name
+            place = replace(place, key_service=partial(_key_file, file))
+        report = (plan_init if dry_run else init)(store, prefix, options, place)
     if as_json:
         emit(report)
     else:
-        _show(report, dry_run=dry_run)
+        _show(report, None if dry_run else keys_file, dry_run=dry_run)
 
 
-def _show(report: InitReport, *, dry_run: bool) -> None:
+def _key_file(path: Path) -> LocalKeys:
+    """The local key file there; made where there is none."""
+    return LocalKeys(path) if path.exists() else LocalKeys.create(path)
+
+
+def _show(report: InitReport, keys_file: Path | None, *, dry_run: bool) -> None:
     made = "would be made" if dry_run else "is ready"
     say(f"Repository {report.repository} {made}.")
     show_pairs(
@@ -129,6 +174,7 @@ def _show(report: InitReport, *, dry_run: bool) -> None:
             ("bucket", ("would be created" if dry_run else "created") if report.created_bucket else "exists"),
             ("lock mode", report.lock_mode),
             ("slots a day", f"{1 << report.n_bits:,}"),
+            ("encrypted by", report.kek),
             ("erasures", "need an approval" if report.erasure_approval else ""),
         ]
     )
@@ -139,6 +185,8 @@ def _show(report: InitReport, *, dry_run: bool) -> None:
             for item in report.classes
         ],
     )
+    if keys_file is not None:
+        say(KEY_FILE.format(file=keys_file.absolute()))
     if not dry_run:
         say(f"Next: export VERA_REPOSITORY={report.repository}")
 
@@ -148,7 +196,9 @@ app = command_app(
     examples="""
 vera init s3://archive/documents --lock-mode GOVERNANCE --retain 7y
 vera init s3://archive/documents --retain 10y --class mail=2y --trust-uids uuid7
+vera init s3://archive/documents --lock-mode COMPLIANCE --encrypt
+vera init s3://archive/documents --encrypt --keys-file /etc/vera/keys.json
 vera init s3://archive/documents --dry-run
 """,
-    codes=(Kind.USAGE, Kind.RESTRICTED, Kind.CONFLICT, Kind.UNSAFE_STORE, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.RESTRICTED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNSAFE_STORE, Kind.UNAVAILABLE),
 )
