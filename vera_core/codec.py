@@ -149,9 +149,18 @@ def digest(content: bytes) -> bytes:
     if size <= _QUIET or size > _QUIET_LIMIT:
         return hashlib.sha256(content).digest()
     hasher = hashlib.sha256(content[:_QUIET])
-    for start in range(_QUIET, size, _QUIET):
-        hasher.update(content[start : start + _QUIET])
+    feed(hasher, content, _QUIET)
     return hasher.digest()
+
+
+def feed(hasher: hashlib._Hash, content: bytes, start: int = 0) -> None:
+    """Updates `hasher` with what stands in `content` from `start` on; keeps the interpreter lock as `digest` does."""
+    size = len(content)
+    if size > _QUIET_LIMIT:
+        hasher.update(content[start:])
+        return
+    for at in range(start, size, _QUIET):
+        hasher.update(content[at : at + _QUIET])
 
 
 def digest_alone(content: bytes) -> bytes:

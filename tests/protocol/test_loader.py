@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.packing import DAY, NOON, make_repository
+from tests.protocol.packing import DAY, NOON, make_encrypted, make_repository
 from vera_core.codec import Dictionaries, Stored, decode_many
 from vera_core.encoding import EncodedBatch, Trained, encode
 from vera_core.errors import UnavailableError
+from vera_core.keys.naming import PLAIN, KeyedNaming
+from vera_core.keys.tenant import Purpose, TenantKey
 from vera_core.model import Policy, to_micros
 from vera_core.operations.child import OWN_PROCESS_ROWS
 from vera_core.operations.load import TRAINING_ROWS, Loaded
@@ -37,9 +39,11 @@ from vera_core.source.manifest import Freezing, freeze
 from vera_core.source.rows import RejectReason, RowBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from vera_core.keys.naming import Naming
+    from vera_core.operations.repository import Repository
     from vera_core.store.memory import MemoryStore
 
 INLINE = 20_000
@@ -49,6 +53,8 @@ NOON_NS = to_micros(NOON) * 1000
 THREADS = Options(Policy.BALANCED, 2)
 ONE = Options(Policy.BALANCED, 2, processes=1)
 TWO = Options(Policy.BALANCED, 2, processes=2)
+TENANT = TenantKey.fresh(bytes(16), "default")
+KEYED = KeyedNaming(TENANT)
 
 
 @pytest.fixture
@@ -97,8 +103,12 @@ def plain(loaded: Iterable[Loaded]) -> list[object]:
 
 
 @pytest.mark.parametrize("options", [ONE, TWO], ids=["one process", "two processes"])
-def test_processes_load_what_threads_load(source: DirectorySource, rows: RowBatch, options: Options) -> None:
-    with loader(source, 0, THREADS) as load:
+@pytest.mark.parametrize("naming", [PLAIN, KEYED], ids=["plain", "keyed"])
+def test_processes_load_what_threads_load(
+    source: DirectorySource, rows: RowBatch, options: Options, naming: Naming
+) -> None:
+    options = options._replace(naming=naming)
+    with loader(source, 0, THREADS._replace(naming=naming)) as load:
         here = list(load([rows], 100_000))
         part = list(load([rows.slice(5, 20)], 15))
     with loader(source, OWN_PROCESS_ROWS, options) as load:
@@ -116,6 +126,20 @@ def test_processes_load_what_threads_load(source: DirectorySource, rows: RowBatc
     assert isinstance(big, BigContent)
     with big.open() as file:
         assert file.read() == b"big" * INLINE, "a big file is opened here"
+
+
+def test_a_process_is_told_the_key_of_digests_alone_and_by_its_pipe(source: DirectorySource, rows: RowBatch) -> None:
+    me = psutil.Process()
+    before = {child.pid for child in me.children()}
+    with loader(source, OWN_PROCESS_ROWS, TWO._replace(naming=KEYED)) as load:
+        loaded = next(load([rows], 100_000))
+        children = [child for child in me.children() if child.pid not in before]
+        shown = [text for child in children for text in [*child.cmdline(), *child.environ().values()]]
+    assert len(children) == 2
+    for secret in (TENANT.secret, TENANT.subkey(Purpose.CONTENT)):
+        assert not [text for text in shown if secret.hex() in text.lower()]
+    content = (source.local.roots[0] / loaded.rows.uids[0]).read_bytes()
+    assert loaded.encoded.facts["digest"][0].tobytes() == TENANT.keyed_digest(content)
 
 
 def test_dictionaries_decode_what_was_loaded(source: DirectorySource, rows: RowBatch, tmp_path: Path) -> None:
@@ -225,16 +249,22 @@ def test_calls_come_back_as_they_were(
     assert unpack_call(pack_call(call)) == call
 
 
+@pytest.mark.parametrize("make", [make_repository, make_encrypted])
 def test_a_day_packed_with_processes_comes_back(
-    source: DirectorySource, memory_store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: DirectorySource,
+    memory_store: MemoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Repository],
 ) -> None:
     for name in ("loader", "inspector"):
         monkeypatch.setattr(f"vera_core.operations.{name}.OWN_PROCESS_ROWS", 1)
-    repo = make_repository(memory_store, tmp_path / "spool", inline_limit=INLINE, part_rows=600)
+    repo = make(memory_store, tmp_path / "spool", inline_limit=INLINE, part_rows=600)
     report = pack_window(repo, source, Window(source.name, source.tenant, DAY))
-    assert (report.rows, report.archived, report.rejected) == (FILES, FILES - 2, 2)
+    too_big = make is make_encrypted
+    assert (report.rows, report.archived, report.rejected) == (FILES, FILES - 2 - too_big, 2 + too_big)
     reader = Retriever(repo)
     root = tmp_path / "files"
     for path in root.iterdir():
-        if path.name != "grows":
+        if path.name != "grows" and not (too_big and path.name == "big"):
             assert b"".join(reader.stream(path.name, DAY)[1]) == path.read_bytes()

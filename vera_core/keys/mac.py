@@ -1,4 +1,4 @@
-"""HMAC-SHA-256 (RFC 2104) with keys of 32 bytes, for many small messages. Pure.
+"""HMAC-SHA-256 (RFC 2104) with keys of 32 bytes, for many small messages: one key each, or one for all. Pure.
 
 Three of them are made for each encrypted file. hmac.digest looks its algorithm up in OpenSSL and gives up the
 interpreter lock for each call: with a busy thread beside, a call took 2.7 ms instead of 3 us. Without one, two plain
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from vera_core.codec import digest
+from vera_core.codec import digest, feed
 
 # The key is filled up with zeros to a block of 64 bytes, then every byte of it changed.
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
@@ -22,3 +22,27 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """The 32 bytes of HMAC-SHA-256; `key` has 32 bytes."""
     inner = digest(key.translate(_INNER) + _INNER_PAD + message)
     return sha256(key.translate(_OUTER) + _OUTER_PAD + inner).digest()
+
+
+class Mac:
+    """HMAC-SHA-256 with one key of 32 bytes, whose pads are hashed once: half the time for a uid. Threads share it."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        self._inner = sha256(key.translate(_INNER) + _INNER_PAD)
+        self._outer = sha256(key.translate(_OUTER) + _OUTER_PAD)
+
+    def digest(self, message: bytes) -> bytes:
+        """The 32 bytes of the HMAC. Keeps the interpreter lock where `codec.digest` does."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        feed(inner, message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+    def digest_alone(self, message: bytes) -> bytes:
+        """As `digest`, for a process in which no other thread waits for the interpreter lock."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()

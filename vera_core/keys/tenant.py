@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from vera_core.errors import IntegrityError, UsageError
 from vera_core.format.sealed import keyed_key
 from vera_core.keys.envelope import Envelope, Header, Kind, open_envelopes, seal_envelopes
-from vera_core.keys.mac import hmac_sha256
+from vera_core.keys.mac import Mac
 from vera_core.keys.service import good
 from vera_core.model import check_uid
 
@@ -57,14 +57,14 @@ class TenantKey:
 
     header: Header
     secret: bytes = field(repr=False)
-    _uid: bytes = field(init=False, repr=False, compare=False)
-    _content: bytes = field(init=False, repr=False, compare=False)
+    _uid: Mac = field(init=False, repr=False, compare=False)
+    _content: Mac = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.header.kind is not Kind.TENANT or self.header.revision != 1 or len(self.secret) != SECRET_BYTES:
             raise UsageError("this is no tenant key", **self.header.where())
-        object.__setattr__(self, "_uid", self.subkey(Purpose.UID))
-        object.__setattr__(self, "_content", self.subkey(Purpose.CONTENT))
+        object.__setattr__(self, "_uid", Mac(self.subkey(Purpose.UID)))
+        object.__setattr__(self, "_content", Mac(self.subkey(Purpose.CONTENT)))
 
     @classmethod
     def fresh(cls, repository_id: bytes, tenant: str) -> Self:
@@ -81,16 +81,16 @@ class TenantKey:
         Raises:
             BadUidError: no uid.
         """
-        return hmac_sha256(self._uid, check_uid(uid).encode())[:KEYED_UID_BYTES].hex()
+        return self._uid.digest(check_uid(uid).encode())[:KEYED_UID_BYTES].hex()
 
     def keyed_texts(self, texts: Iterable[str]) -> list[str]:
         """As `keyed_uid` of each, for any texts: rejected rows have uids that are none."""
-        subkey = self._uid
-        return [hmac_sha256(subkey, text.encode())[:KEYED_UID_BYTES].hex() for text in texts]
+        keyed = self._uid.digest_alone  # a text is too short for the interpreter lock to be given up
+        return [keyed(text.encode())[:KEYED_UID_BYTES].hex() for text in texts]
 
     def keyed_digest(self, content: bytes) -> bytes:
         """32 bytes: HMAC-SHA-256(subkey for contents, content), which stands where others have a plain SHA-256."""
-        return hmac_sha256(self._content, content)
+        return self._content.digest(content)
 
     def seal(self, service: KeyService) -> bytes:
         """The bytes to store.

@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
+from vera_core.codec import digest
 from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained
-from vera_core.keys.naming import PLAIN
 from vera_core.training import train_dictionaries
 
 if TYPE_CHECKING:
@@ -78,23 +78,27 @@ It may load only some rows of the batch's beginning (at least one), and gets the
 
 
 class Encoding(NamedTuple):
-    """How contents are encoded: what compressing aims at, and what stands for them."""
+    """How contents are encoded: what compressing aims at, and what stands for them.
+
+    `common`: dictionaries hold only what many files have in common, as those of an encrypted shard must.
+    """
 
     policy: Policy
-    naming: Naming = PLAIN
+    digest_with: Digest = digest
+    common: bool = False
+
+    @classmethod
+    def of(cls, policy: Policy, naming: Naming) -> Self:
+        """For the files of a tenant."""
+        return cls(policy, naming.digest, common=naming.tenant_key is not None)
 
 
 class PartWork:
-    """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them.
+    """The work of one part: trains dictionaries on the first contents it gets, then encodes all with them."""
 
-    `digest_with`: where another way to the same digests is quicker.
-    """
-
-    def __init__(self, encoding: Encoding, files: int, digest_with: Digest | None = None) -> None:
-        self._policy = encoding.policy
-        self._common = encoding.naming.tenant_key is not None
+    def __init__(self, encoding: Encoding, files: int) -> None:
+        self.encoding = encoding
         self._files = files
-        self._digest_with = digest_with or encoding.naming.digest
         self._encoder: Encoder | None = None
 
     def encode(self, contents: Sequence[bytes], media_types: Sequence[str]) -> EncodedBatch:
@@ -106,11 +110,12 @@ class PartWork:
 
     def train(self, contents: Sequence[bytes], media_types: Sequence[str]) -> None:
         """Trains the part's dictionaries."""
-        self.use(train_dictionaries(contents, media_types, policy=self._policy, files=self._files, common=self._common))
+        policy, _, common = self.encoding
+        self.use(train_dictionaries(contents, media_types, policy=policy, files=self._files, common=common))
 
     def use(self, trained: Trained) -> None:
         """Goes on with these dictionaries."""
-        self._encoder = Encoder(self._policy, trained, digest_with=self._digest_with)
+        self._encoder = Encoder(self.encoding.policy, trained, digest_with=self.encoding.digest_with)
 
     @property
     def trained(self) -> Trained:

@@ -21,7 +21,9 @@ import numpy as np
 
 from vera_core.codec import digest_alone
 from vera_core.encoding import FACTS, EncodedBatch, Trained
+from vera_core.keys.mac import Mac
 from vera_core.keys.naming import PLAIN
+from vera_core.keys.tenant import Purpose
 from vera_core.model import Policy
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, Part, serve
 from vera_core.operations.load import (
@@ -95,8 +97,8 @@ def loader(source: Source, rows: int, options: Options) -> Iterator[Load]:
     """A `Load` for `rows` rows in all; for one thread, and one use after the other."""
     local = source.local if isinstance(source, LocalSource) else None
     loading: ThreadedLoading | _LoadingProcesses
-    if local is None or rows < OWN_PROCESS_ROWS or options.naming.tenant_key is not None:
-        loading = ThreadedLoading(source, Encoding(options.policy, options.naming), options.threads)
+    if local is None or rows < OWN_PROCESS_ROWS:
+        loading = ThreadedLoading(source, Encoding.of(options.policy, options.naming), options.threads)
     else:
         loading = _LoadingProcesses(source, local, options)
     try:
@@ -111,11 +113,15 @@ class _LoadingProcesses:
     def __init__(self, source: Source, local: LocalContents, options: Options) -> None:
         self._source = source
         self._local = local
-        self._policy = options.policy
+        self._encoding = Encoding.of(options.policy, options.naming)
         roots = [str(root) for root in local.roots]
         settings = json.dumps([roots, local.inline_limit, options.policy.value])
         self._children = [ChildProcess(__name__, settings) for _ in range(options.processes)]
         self._receivers = [ThreadPoolExecutor(1, thread_name_prefix="vera-load") for _ in self._children]
+        tenant = options.naming.tenant_key
+        for child in self._children:
+            # Through the pipe: command line and environment of a process can be read by others.
+            child.send(b"" if tenant is None else tenant.subkey(Purpose.CONTENT))
         self._next = 0
 
     def start(self, batch: RowBatch, files: int) -> Future[Loaded]:
@@ -144,7 +150,7 @@ class _LoadingProcesses:
         """Loads rows frozen under other settings, whose contents are no files, without dictionaries."""
         if files:
             self._tell(self._children, Trained())
-        work = PartWork(Encoding(self._policy), 0)
+        work = PartWork(self._encoding, 0)
         work.use(Trained())
         return self._receivers[0].submit(load, self._source, batch, work.encode)
 
@@ -246,16 +252,20 @@ def _split(data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def main(settings: str) -> None:
-    """The process."""
+    """The process. The first call is the tenant's key for digests, empty where they are not keyed; it has no answer."""
     roots, inline_limit, policy = json.loads(settings)
     files = LocalFiles([Path(root) for root in roots], inline_limit)
-    work = PartWork(Encoding(Policy(policy)), 0)
+    work: PartWork | None = None
 
     def answer(data: bytes) -> list[Part] | None:
         nonlocal work
+        if work is None:
+            keyed = Mac(data).digest_alone if data else None
+            work = PartWork(Encoding(Policy(policy), keyed or digest_alone, common=keyed is not None), 0)
+            return None
         call = unpack_call(data)
         if call.files or call.trained is not None:
-            work = PartWork(Encoding(Policy(policy)), call.files, digest_alone)
+            work = PartWork(work.encoding, call.files)
         if call.trained is not None:
             work.use(call.trained)
             return None
