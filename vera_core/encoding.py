@@ -271,11 +271,11 @@ def _as_stored(frames: list[bytes], sizes: NDArray[np.int64]) -> tuple[list[byte
     return stored, np.where(bare, Codec.ZSTD_BLOCK, Codec.ZSTD).astype(np.uint8)
 
 
-def facts_of(contents: Sequence[bytes]) -> EncodedBatch:
+def facts_of(contents: Sequence[bytes], digest_with: Digest = digest) -> EncodedBatch:
     """Sizes and digests of contents that are not to be stored."""
     facts = np.zeros(len(contents), FACTS)
     facts["size"] = list(map(len, contents))
-    facts["digest"] = _digests(contents, digest)
+    facts["digest"] = _digests(contents, digest_with)
     return EncodedBatch(facts, b"")
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import IntegrityError, NotFoundError, VeraError
+from vera_core.errors import IntegrityError, VeraError
+from vera_core.format.source import Naming
 from vera_core.keys.cache import KeyringCache
 from vera_core.keys.keyring import Keyring, Wanted, open_keyrings, seal_keyrings
-from vera_core.keys.service import good
 from vera_core.store.base import ABSENT, MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vera_core.keys.service import KeyService
+    from vera_core.keys.service import KeyService, Outcome
     from vera_core.model import Lock, Slot
     from vera_core.operations.key_places import KeyPlace
     from vera_core.slots import ShardRef
@@ -73,7 +73,8 @@ class Keyrings:
         """The keyring of a committed shard, from memory where it was asked for lately.
 
         Raises:
-            IntegrityError: it is gone, damaged, or older than the slot log says.
+            IntegrityError: it is gone, damaged, another shard's, or older than the slot log says.
+            UsageError: another KEK wraps it than the key service has, or none is configured.
             VeraError: the key service's.
         """
         return self._cache.get(bytes.fromhex(shard.sha256), lambda: self.fetch(shard).keyring, revision=shard.keyring)
@@ -85,11 +86,15 @@ class Keyrings:
             IntegrityError, VeraError: as `get`.
         """
         key = self.key_of(shard)
-        try:
-            blob = self._home.store.get(key)
-            return Found(self._opened(shard, blob.data), blob.version_id, blob.etag)
-        except (MissingObjectError, IntegrityError) as error:
-            return self._searched(shard, error)
+        with Naming({"bucket": self._home.store.bucket, "key": key, "shard": shard.key}):
+            try:
+                blob = self._home.store.get(key)
+            except MissingObjectError as error:
+                return self._searched(shard, error)
+            keyring = self._opened(shard, blob.data)
+            if isinstance(keyring, VeraError):
+                return self._searched(shard, keyring)
+            return Found(keyring, blob.version_id, blob.etag)
 
     def forget(self, shard: ShardRef) -> None:
         """Gives out nothing any more that was fetched for that shard before."""
@@ -104,21 +109,23 @@ class Keyrings:
                 continue
             try:
                 blob = self._home.store.get(key, version_id=info.version_id)
-                keyring = self._opened(shard, blob.data)
-            except (NotFoundError, IntegrityError):
-                continue
-            if found is None or keyring.revision > found.keyring.revision:
+            except MissingObjectError:
+                continue  # purged since it was listed
+            keyring = self._opened(shard, blob.data)
+            if isinstance(keyring, VeraError):
+                trouble = trouble if isinstance(keyring, IntegrityError) else keyring
+            elif found is None or keyring.revision > found.keyring.revision:
                 found = Found(keyring, blob.version_id, blob.etag)
-        if found is None:
-            raise IntegrityError(
-                f"the shard's keyring can't be used: {trouble.what}",
-                todo="Nothing of the shard is readable without it. Restore it from a registered copy.",
-                bucket=self._home.store.bucket, key=key, shard=shard.key,
-            ) from trouble  # fmt: skip
-        return found
+        if found is not None:
+            return found
+        if not isinstance(trouble, (IntegrityError, MissingObjectError)):
+            raise trouble  # it is there: another KEK, or a newer VERA, opens it
+        raise IntegrityError(
+            f"the shard's keyring can't be used: {trouble.what}",
+            todo="Nothing of the shard is readable without it. Restore it from a registered copy.",
+        ) from trouble
 
-    def _opened(self, shard: ShardRef, data: bytes) -> Keyring:
+    def _opened(self, shard: ShardRef, data: bytes) -> Outcome[Keyring]:
         tenant = self._home.keys.parse(shard.key).tenant
         wanted = Wanted(self._repository_id, tenant, bytes.fromhex(shard.sha256), shard.keyring)
-        (keyring,) = good(open_keyrings(self._service(), [(wanted, data)]))
-        return keyring
+        return open_keyrings(self._service(), [(wanted, data)])[0]

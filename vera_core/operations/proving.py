@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import IncompatibleError, IntegrityError, UnsafeStoreError
 from vera_core.format import FileSource, ShardReader
+from vera_core.keys.shards import ShardOpener
 from vera_core.model import Lock, format_time
 from vera_core.operations.commit import satisfies
 from vera_core.operations.legal_holds import unheld_shards
+from vera_core.operations.lookup import origin_of
 from vera_core.operations.report import Finding
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vera_core.errors import VeraError
+    from vera_core.model import Entry
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import ShardRef, SlotState
@@ -78,17 +81,88 @@ class CheckResult:
 def shard_trouble(repo: Repository, shard: ShardRef, path: Path) -> list[Finding]:
     """Downloads a shard by VersionId to the new file `path` and checks every sum in it; the caller removes the file.
 
-    Damaged entries are named where the index is whole.
+    Of an encrypted shard it also opens every file that was not erased. Damaged entries are named where the index is
+    whole.
 
     Raises:
         UnavailableError: the store can't be reached.
+        VeraError: the key service's.
     """
     try:
         repo.store.download(shard.key, path, version_id=shard.version_id)
         with FileSource(path) as source:
-            return _damage(shard, ShardReader.open(source))
+            reader = ShardReader.open(source, sealed=bool(shard.keyring))
+            return _damage(shard, reader) or (_seal_trouble(repo, shard, reader) if shard.keyring else [])
     except (IntegrityError, IncompatibleError, MissingObjectError) as error:
         return [finding_of(error, shard)]
+
+
+def keyring_trouble(repo: Repository, shard: ShardRef) -> list[Finding]:
+    """Fetches the keyring of a shard anew and opens it; nothing is wrong with that of a shard that is not encrypted.
+
+    Raises:
+        UnavailableError: the store can't be reached.
+        VeraError: the key service's.
+    """
+    try:
+        if shard.keyring:
+            repo.keyrings.fetch(shard)
+    except (IntegrityError, IncompatibleError) as error:
+        return [finding_of(error)]
+    return []
+
+
+def _seal_trouble(repo: Repository, shard: ShardRef, reader: ShardReader) -> list[Finding]:
+    """Opens every file of an encrypted shard that was not erased, with the keyring as it is now."""
+    place = repo.keys.parse(shard.key)
+    assert place.day is not None
+    try:
+        keyring = repo.keyrings.fetch(shard).keyring
+        tenant = repo.naming(place.tenant).tenant_key
+        assert tenant is not None
+        opener = ShardOpener(reader, tenant, keyring)
+    except (IntegrityError, IncompatibleError) as error:
+        return [finding_of(error)]
+    # Read after the keyring: a key that is gone from that one was destroyed for a tombstone that is there by now.
+    state = repo.slot_log(place.slot(repo.config.routing.n_bits(place.day))).load()
+    keyless: list[str] = []
+
+    def opens(entry: Entry) -> bool:
+        if state.is_dead(origin_of(shard, entry)):
+            return False
+        if not opener.holds(entry):
+            keyless.append(entry.uid)
+            return False
+        return True
+
+    found: list[Finding] = []
+    try:
+        for _ in opener.open_many(item for item in reader.read_all() if opens(item[0])):
+            pass
+    except IntegrityError:
+        keyless.clear()
+        found += _unopened(shard, opener, filter(opens, reader.entries()))
+    if keyless:
+        found.append(_lost_keys(repo.keyrings.key_of(shard), keyless))
+    return found
+
+
+def _unopened(shard: ShardRef, opener: ShardOpener, entries: Iterable[Entry]) -> Iterator[Finding]:
+    """Every entry that does not open."""
+    for entry in entries:
+        try:
+            opener.read(entry)
+        except IntegrityError as error:
+            yield finding_of(error, shard, uid=entry.uid)
+
+
+def _lost_keys(key: str, names: Sequence[str]) -> Finding:
+    return Finding(
+        what=f"{len(names)} files have no key any more, and were not erased: nobody can read them",
+        key=key,
+        uid=names[0],
+        todo="Find out who replaced the keyring; restore it from a copy, or pack the files again from the source.",
+    )
 
 
 def _damage(shard: ShardRef, reader: ShardReader) -> list[Finding]:

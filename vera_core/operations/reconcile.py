@@ -1,7 +1,7 @@
-"""Reconciling source and archive: every row of a part against what its shard holds, by count, bytes and digest.
+"""Reconciling source and archive: every row of a part against what its shard holds, by count, name and digest.
 
 The source is read again and hashed; the archive's side comes from the shard's own index, which the integrity check
-proves against the bytes.
+proves against the bytes. In an encrypted repository names and digests are keyed, on both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from vera_core.operations.holdings import tombstones
 from vera_core.operations.load import Loaded, load_with, stream_digest
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Finding
-from vera_core.routing import uid_key
 from vera_core.source.base import BigContent, Unreadable
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source
 
-COLUMNS = ["uid", "size", "sha256"]
+COLUMNS = ["name", "digest"]
 
 
 @dataclass(slots=True)
@@ -73,8 +72,8 @@ class Archived:
     entries: Iterable[Entry]
 
     def left_behind(self) -> set[str]:
-        """The uids of which erased versions lie in no live shard any more, so that rows can't be compared with them."""
-        return {uid for uid, origins in tombstones(self.state).items() if origins & self.lies.left_out}
+        """Names of which erased versions lie in no live shard any more, so that rows can't be compared with them."""
+        return {name for name, origins in tombstones(self.state).items() if origins & self.lies.left_out}
 
 
 def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, side: Archived) -> Iterator[Finding]:
@@ -90,14 +89,14 @@ def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, sid
         return
     rejected = {number for ranges in part.rejects.values() for first, end in ranges for number in range(first, end)}
     batches = frozen.manifest.batches(part.first, part.end)
-    loaded = load_with(source, batches, lambda contents, _: facts_of(contents), threads=repo.workplace.threads)
-    unread: list[Finding] = []
-    now = pd.DataFrame(_source_side(loaded, rejected, unread), columns=COLUMNS)
-    yield from unread
-    kept = pd.DataFrame(
-        ((entry.uid, entry.size, entry.sha256) for entry in side.entries),
-        columns=COLUMNS,
+    naming = repo.naming(frozen.window.tenant)
+    loaded = load_with(
+        source, batches, lambda contents, _: facts_of(contents, naming.digest), threads=repo.workplace.threads
     )
+    unread: list[tuple[str, Finding]] = []
+    now = pd.DataFrame(_source_side(loaded, rejected, unread), columns=[*COLUMNS, "uid", "size"])
+    yield from (finding for _, finding in unread)
+    kept = pd.DataFrame(((entry.uid, entry.sha256) for entry in side.entries), columns=COLUMNS)
     erased = sum(origin.commit == part.number for origin in side.lies.left_out)
     if len(kept) + erased != part.archived:
         yield Finding(
@@ -108,56 +107,55 @@ def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, sid
     joined: Any = now.drop_duplicates().merge(kept.drop_duplicates(), how="outer", on=COLUMNS, indicator=True)
     readers = ShardReaders(repo)
     for line in joined[joined["_merge"] == "left_only"].itertuples(index=False):
-        if line.uid not in left_behind and not _stands_elsewhere(readers, side, str(line.uid), bytes(line.sha256)):
-            yield Finding(
-                what=f"not archived: the source gives {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
-                uid=str(line.uid),
-                todo="If the file changed after it was archived, the next revision archives the change.",
-            )
-    not_compared = {finding.uid for finding in unread}
-    for line in joined[joined["_merge"] == "right_only"].itertuples(index=False):
-        if str(line.uid) in not_compared:
+        name, digest = str(line.name), bytes(line.digest)
+        if name in left_behind or _stands_elsewhere(readers, side, (name, naming.key(name)), digest):
             continue
         yield Finding(
-            what=f"not in the source: archived are {line.size} bytes with SHA-256 {bytes(line.sha256).hex()}",
+            what=f"not archived: the source gives {int(line.size)} bytes with digest {digest.hex()}",
             uid=str(line.uid),
-            todo="Nothing is lost: compare both versions of the file.",
+            todo="If the file changed after it was archived, the next revision archives the change.",
         )
+    not_compared = {name for name, _ in unread}
+    for line in joined[joined["_merge"] == "right_only"].itertuples(index=False):
+        if str(line.name) not in not_compared:
+            yield Finding(
+                what=f"not in the source: archived is a content with digest {bytes(line.digest).hex()}",
+                uid=str(line.name),
+                todo="Nothing is lost: compare both versions of the file.",
+            )
 
 
-def _stands_elsewhere(readers: ShardReaders, side: Archived, uid: str, sha256: bytes) -> bool:
-    """Whether some version of the uid in the slot has that content: what `equal` rows claim.
+def _stands_elsewhere(readers: ShardReaders, side: Archived, name: tuple[str, int], digest: bytes) -> bool:
+    """Whether some version of the name (with its key) in the slot has that content: what `equal` rows claim.
 
     Or may have had it: where the slot has none any more, it can have been disposed of.
     """
-    versions = versions_of(readers, side.state, uid, uid_key(uid))
+    versions = versions_of(readers, side.state, *name)
     if not versions and side.lies.disposed:
         return True
-    return any(version.entry.sha256 == sha256 for version in versions)
+    return any(version.entry.sha256 == digest for version in versions)
 
 
 def _source_side(
-    loaded: Iterable[Loaded], rejected: Container[int], unread: list[Finding]
-) -> Iterator[tuple[str, int, bytes]]:
+    loaded: Iterable[Loaded], rejected: Container[int], unread: list[tuple[str, Finding]]
+) -> Iterator[tuple[str, bytes, str, int]]:
+    """(name, digest, uid, size) of every row that is not rejected; what can't be read goes to `unread`."""
     for batch in loaded:
-        facts, uids = batch.encoded.facts, batch.rows.uids
+        facts, rows = batch.encoded.facts, batch.rows
         digests = facts["digest"].tobytes()
-        for place, (uid, size) in enumerate(zip(uids, facts["size"].tolist(), strict=True)):
-            if batch.rows.first + place in rejected:
+        for place, (uid, name, size) in enumerate(zip(rows.uids, rows.names, facts["size"].tolist(), strict=True)):
+            if rows.first + place in rejected:
                 continue
             match batch.special.get(place):
                 case Unreadable() as why:
-                    unread.append(
-                        Finding(
-                            what=f"the source does not give the file any more: {why.reason}: {why.detail}",
-                            uid=uid,
-                            todo="What was archived stays; it can't be compared.",
-                        )
-                    )
+                    what = f"the source does not give the file any more: {why.reason}: {why.detail}"
+                    todo = "What was archived stays; it can't be compared."
+                    unread.append((name, Finding(what=what, uid=uid, todo=todo)))
                 case BigContent() as big:
                     try:
-                        yield uid, big.size, stream_digest(big)
+                        yield name, stream_digest(big), uid, big.size
                     except (OSError, VeraError) as error:
-                        unread.append(Finding(what=f"the source does not give the file any more: {error}", uid=uid))
+                        what = f"the source does not give the file any more: {error}"
+                        unread.append((name, Finding(what=what, uid=uid)))
                 case None:
-                    yield uid, size, digests[32 * place : 32 * place + 32]
+                    yield name, digests[32 * place : 32 * place + 32], uid, size

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.format import FileSource, ShardReader
 from vera_core.model import day_text
-from vera_core.operations.freeze import load_frozen
+from vera_core.operations.freeze import load_frozen, with_rows
 from vera_core.operations.holdings import holdings
 from vera_core.operations.lookup import origin_of
 from vera_core.operations.pace import at_pace
@@ -26,6 +26,7 @@ from vera_core.operations.proving import (
     about,
     finding_of,
     hold_trouble,
+    keyring_trouble,
     lock_trouble,
     log_lock_trouble,
     shard_trouble,
@@ -92,11 +93,12 @@ def verify_window(repo: Repository, source: Source, window: Window) -> VerifyRep
     Raises:
         UnavailableError: store or source can't be reached; nothing is said about the window then.
         NotFoundError: the window's revision was never frozen.
+        VeraError: the key service's.
     """
     began = time.monotonic()
     tally = _Tally()
     with repo.scratch() as scratch:
-        frozen = load_frozen(repo, window, scratch)
+        frozen = with_rows(repo, source, load_frozen(repo, window, scratch), scratch)
         _check_lock(repo, frozen.key, frozen.version_id, None, tally)
         for segment in frozen.manifest.segments:
             log = repo.slot_log(segment.slot)
@@ -129,10 +131,12 @@ def verify_slots(
 ) -> VerifyReport:
     """Verifies slots without a source: logs, locks and that every shard is there; `deep` reads every byte as well.
 
-    `progress` gets the number of shards and bytes verified so far.
+    Of encrypted shards the keyrings are opened, and with `deep` every file. `progress` gets the number of shards and
+    bytes verified so far.
 
     Raises:
         UnavailableError: the store can't be reached.
+        VeraError: the key service's: nothing is said about what it would have opened.
     """
     began = time.monotonic()
     tally = _Tally()
@@ -151,7 +155,7 @@ def verify_slots(
                 if deep:
                     _verify_shard(repo, shard, scratch, tally)
                 else:
-                    tally.integrity.take(1, _presence(repo, shard))
+                    tally.integrity.take(1, [*_presence(repo, shard), *keyring_trouble(repo, shard)])
                     tally.shards += 1
                 if not state.is_copy(shard):
                     # The files of a copy lie in other shards too.
@@ -185,7 +189,7 @@ class _Copies:
             entry
             for shard, copy in opened
             if copy is not None
-            for entry in ShardReader.open(copy[1]).entries()
+            for entry in ShardReader.open(copy[1], sealed=bool(shard.keyring)).entries()
             if origin_of(shard, entry).commit == commit
         )
 
