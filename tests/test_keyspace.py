@@ -156,6 +156,11 @@ def test_other_keys_read_back(keys: Keyspace, tenant: str, source: str, day: dat
     request = keys.parse(keys.request(tenant, source, number))
     assert (request.kind, request.tenant, request.request) == (KeyKind.REQUEST, tenant, source)
     assert request.number == number
+    entry = keys.parse(keys.open_request(tenant, source))
+    assert (entry.kind, entry.tenant, entry.request) == (KeyKind.OPEN_REQUEST, tenant, source)
+    assert entry.key.startswith(keys.open_requests_prefix(tenant))
+    walked = keys.parse(keys.requests_walked(tenant))
+    assert (walked.kind, walked.tenant, walked.request) == (KeyKind.REQUESTS_WALKED, tenant, "")
     disposal = keys.parse(keys.disposal(tenant, source, number))
     assert (disposal.kind, disposal.tenant, disposal.request) == (KeyKind.DISPOSAL, tenant, source)
     assert disposal.number == number

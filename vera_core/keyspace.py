@@ -42,6 +42,8 @@ class KeyKind(StrEnum):
     INVENTORY = "inventory"
     PROOFS = "proofs"
     REQUEST = "request"
+    OPEN_REQUEST = "open_request"
+    REQUESTS_WALKED = "requests_walked"
     DISPOSAL = "disposal"
     AUDIT = "audit"
     CHECKPOINT = "checkpoint"
@@ -241,6 +243,18 @@ class Keyspace:
         """Record `number` of an erasure request."""
         return f"{self.request_prefix(tenant, request)}{number_text(number)}.json"
 
+    def open_requests_prefix(self, tenant: str) -> str:
+        """The index of a tenant's open erasure requests."""
+        return f"{self.tenant_prefix(tenant)}requests-open/"
+
+    def open_request(self, tenant: str, request: str) -> str:
+        """The entry of an erasure request in that index."""
+        return f"{self.open_requests_prefix(tenant)}{check_name(request, 'request id')}"
+
+    def requests_walked(self, tenant: str) -> str:
+        """When all erasure requests of a tenant were read for the last time."""
+        return f"{self.tenant_prefix(tenant)}requests-walked.json"
+
     def disposals_prefix(self, tenant: str) -> str:
         """A tenant's requests for disposals; their ids are the next path components."""
         return f"{self.tenant_prefix(tenant)}disposals/"
@@ -361,6 +375,8 @@ _PATTERNS: dict[KeyKind, re.Pattern[str]] = {
         KeyKind.INVENTORY: rf"{_TENANT}/inventory/date={_DAY}/(?P<index>{_INDEX})-{_NUMBER}\.parquet",
         KeyKind.PROOFS: rf"{_TENANT}/proofs/{_DAY}\.json",
         KeyKind.REQUEST: rf"{_TENANT}/requests/(?P<request>{_NAME})/{_NUMBER}\.json",
+        KeyKind.OPEN_REQUEST: rf"{_TENANT}/requests-open/(?P<request>{_NAME})",
+        KeyKind.REQUESTS_WALKED: rf"{_TENANT}/requests-walked\.json",
         KeyKind.DISPOSAL: rf"{_TENANT}/disposals/(?P<request>{_NAME})/{_NUMBER}\.json",
         KeyKind.AUDIT: rf"audit/(?P<writer>{_NAME})/{_NUMBER}\.json",
         KeyKind.CHECKPOINT: rf"audit/{CHECKPOINTS}/{_NUMBER}",

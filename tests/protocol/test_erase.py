@@ -394,6 +394,7 @@ def test_erasing_costs_few_requests_however_many_files_a_slot_has(
     submit(opened(watched, tmp_path), draft(*uids))
     puts = [call.key for call in watched.calls if call.kind == "put"]
     assert sorted(KEYS.parse(key).kind for key in puts) == [
-        KeyKind.AUDIT, KeyKind.AUDIT, KeyKind.LOG, KeyKind.REQUEST, KeyKind.REQUEST, KeyKind.SIDECAR,
+        KeyKind.AUDIT, KeyKind.AUDIT, KeyKind.LOG, KeyKind.OPEN_REQUEST, KeyKind.REQUEST, KeyKind.REQUEST,
+        KeyKind.SIDECAR,
     ]  # fmt: skip
     assert len(watched.calls) < 60, [call.kind for call in watched.calls]

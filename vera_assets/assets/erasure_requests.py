@@ -30,6 +30,7 @@ from vera_core.model import format_time, parse_time
 from vera_core.operations.deadlines import RequestLine, RequestsReport, survey_requests
 from vera_core.operations.erasure_imports import import_requests
 from vera_core.operations.erasures import RunReport, run_due
+from vera_core.operations.open_requests import KEPT
 from vera_core.operations.repository import Repository
 
 LOOKED_AT = "looked at"
@@ -58,8 +59,11 @@ def erasure_requests_asset(tenant: Tenant) -> AssetsDefinition:
             repo = repository.open()
             run = run_due(repo, tenant.name)
             taken = _taken(repo, tenant)
-            report = survey_requests(repo, tenant.name, tenant.within)
-        fresh = _fresh(report.requests, *_last_look(context.instance, spec.key))
+            since, known = _last_look(context.instance, spec.key)
+            # What the index forgets after a month must have been looked at before.
+            everything = since is None or since < repo.clock.now() - KEPT / 2
+            report = survey_requests(repo, tenant.name, tenant.within, everything=everything)
+        fresh = _fresh(report.requests, since, known)
         metadata = _metadata(run, report, fresh)
         if taken is not None:
             metadata["taken from the table"] = MetadataValue.int(len(taken.requests))

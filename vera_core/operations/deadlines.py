@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from vera_core.erasures import a_month_after
 from vera_core.model import format_time
-from vera_core.operations.erasure_reports import read_requests, stage_of
+from vera_core.operations.erasure_reports import stage_of
+from vera_core.operations.open_requests import find_requests
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import place_of
 
@@ -55,11 +56,13 @@ class RequestLine:
 class RequestsReport(Report):
     """A tenant's requests, oldest first; `findings` name those that are overdue (errors) or will be soon (warnings).
 
-    `now` is the store's time as of which this is so.
+    `now` is the store's time as of which this is so; `complete`: these are all there ever were, not only those that are
+    open or were lately.
     """
 
     tenant: str
     now: datetime
+    complete: bool
     requests: tuple[RequestLine, ...]
     findings: tuple[Finding, ...]
     count: int = figure("requests")
@@ -69,11 +72,17 @@ class RequestsReport(Report):
 
 
 def survey_requests(
-    repo: Repository, tenant: str, within: timedelta, progress: Callable[[int], None] | None = None
+    repo: Repository,
+    tenant: str,
+    within: timedelta,
+    progress: Callable[[int], None] | None = None,
+    *,
+    everything: bool = False,
 ) -> RequestsReport:
-    """Reads all requests of a tenant and compares them with their deadlines; changes nothing.
+    """Compares a tenant's requests with their deadlines; changes nothing.
 
-    `within` is how soon files must be out of sight; `progress` gets the number of requests read.
+    Of those that are open, or were within a month, or of all there ever were where `everything` asks for that. `within`
+    is how soon files must be out of sight; `progress` gets the number of requests read.
 
     Raises:
         UnavailableError: the store can't be reached.
@@ -81,11 +90,12 @@ def survey_requests(
     began = time.monotonic()
     repo.refresh_config()
     now = repo.clock.now()
-    found, findings = read_requests(repo, tenant, progress)
-    found.sort(key=lambda request: (request.received, request.id))
+    read, complete = find_requests(repo, tenant, progress, everything=everything)
+    found = sorted(read.found, key=lambda request: (request.received, request.id))
+    findings = [*read.findings.values()]
     findings += [finding for request in found for finding in _judge(repo, request, within, now)]
     return RequestsReport(
-        ok=not any(finding.severity == "error" for finding in findings), tenant=tenant, now=now,
+        ok=not any(finding.severity == "error" for finding in findings), tenant=tenant, now=now, complete=complete,
         requests=tuple(_line(repo, request, within, now) for request in found), findings=tuple(findings),
         count=len(found), unfinished=sum(bool(request.open) for request in found),
         waiting=sum(len(_waiting(request, now)) for request in found),

@@ -21,8 +21,8 @@ R = TypeVar("R", bound=Request)
 
 
 def store_request(repo: Repository, log: DecisionLog[R], body: Mapping[str, Any]) -> R:
-    """The request of that log: the one that is there already, else the one of `body`."""
-    if log.load() is None:
+    """The request of that log: the one that is there already, else the one of `body`. The log must have been loaded."""
+    if log.request is None:
         try:
             _append(repo, log, body)
         except LostAppendError:

@@ -20,7 +20,7 @@ from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from vera_core.erasures import ErasureRequest
@@ -104,31 +104,44 @@ def request_ids(repo: Repository, tenant: str) -> Iterator[str]:
             yield name
 
 
-def read_requests(
-    repo: Repository, tenant: str, progress: Callable[[int], None] | None = None
-) -> tuple[list[ErasureRequest], list[Finding]]:
-    """All requests of a tenant by id, several read at once, and what is wrong with those that can't be read.
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests that were read, in the order of their ids, and what is wrong with those that can't be, by id."""
 
-    `progress` gets the number of requests read.
+    found: list[ErasureRequest]
+    findings: dict[str, Finding]
+
+
+def read_requests(
+    repo: Repository,
+    tenant: str,
+    progress: Callable[[int], None] | None = None,
+    *,
+    ids: Iterable[str] | None = None,
+) -> Requests:
+    """The requests of a tenant with these ids, or all of them; several are read at once.
+
+    `progress` gets the number of requests read. What has no record is none.
     """
 
-    def read(request_id: str) -> ErasureRequest | Finding:
+    def read(request_id: str) -> tuple[str, ErasureRequest | Finding | None]:
         try:
-            return request_log(repo, tenant, request_id).existing()
+            return request_id, request_log(repo, tenant, request_id).load()
         except VeraError as error:
-            return finding_of(error, repo.keys.request_prefix(tenant, request_id))
+            return request_id, finding_of(error, repo.keys.request_prefix(tenant, request_id))
 
     requests: list[ErasureRequest] = []
-    findings: list[Finding] = []
+    findings: dict[str, Finding] = {}
+    wanted = request_ids(repo, tenant) if ids is None else ids
     with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-requests") as pool:
-        for number, item in enumerate(pool.map(read, request_ids(repo, tenant)), 1):
+        for number, (request_id, item) in enumerate(pool.map(read, wanted), 1):
             if isinstance(item, Finding):
-                findings.append(item)
-            else:
+                findings[request_id] = item
+            elif item is not None:
                 requests.append(item)
             if progress is not None:
                 progress(number)
-    return requests, findings
+    return Requests(requests, findings)
 
 
 def request_log(repo: Repository, tenant: str, request_id: str) -> RequestLog:

@@ -22,11 +22,11 @@ from vera_core.operations.erasure_reports import (
     Stage,
     finding_of,
     plan_of,
-    read_requests,
     report_of,
     request_log,
     stage_of,
 )
+from vera_core.operations.open_requests import enter, tend_requests
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import place_of
 
@@ -124,8 +124,9 @@ def run_due(repo: Repository, tenant: str, progress: Callable[[int], None] | Non
     repo.writable_config()
     reports: list[ErasureReport] = []
     now = repo.clock.now()
-    requests, findings = read_requests(repo, tenant)
-    for request in requests:
+    read = tend_requests(repo, tenant)
+    findings = [*read.findings.values()]
+    for request in read.found:
         if not request.due(now) or stage_of(repo, request) not in (Stage.DUE, Stage.REFUSED):
             continue
         try:
@@ -191,6 +192,8 @@ def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
 def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
     """The log of the request, with its first record stored, now or before."""
     log = request_log(repo, request.tenant, request.id)
+    if log.load() is None:
+        enter(repo, request.tenant, request.id)
     stored = store_request(repo, log, request_body(request))
     if (stored.targets, stored.reason) != (request.targets, request.reason):
         raise ConflictError(

@@ -52,6 +52,7 @@ def command(
     ] = _Action.LIST,
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="The request.", show_default=False)] = None,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why it is declined.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List finished requests of any age, too.")] = False,
     tenant: TenantOption = None,
     repository: RepositoryOption = None,
     settings: SettingsOption = None,
@@ -59,9 +60,9 @@ def command(
 ) -> None:
     """List, approve, decline, run and import erasure requests.
 
-    list: the requests with what is open and until when it must be done. A file must be out of sight within
-    `erasure_hours` (48 by default) after the person asked, and within a month by law; what is overdue is an error and
-    exit code 6, what will be soon a warning.
+    list: the requests that are open, or were within a month, with what is open and until when it must be done; with
+    --all, every request there ever was. A file must be out of sight within `erasure_hours` (48 by default) after the
+    person asked, and within a month by law; what is overdue is an error and exit code 6, what will be soon a warning.
 
     show ID: what became of each file of a request.
 
@@ -79,12 +80,14 @@ def command(
     """
     if (action in NAMES_ONE) != (request_id is not None) and not (action is _Action.RUN and request_id):
         raise UsageError(f"{action.value} takes {'the ID of a request' if action in NAMES_ONE else 'no ID'}")
+    if everything and action is not _Action.LIST:
+        raise UsageError("--all is for listing requests")
     if (action is _Action.DECLINE) != (reason is not None):
         raise UsageError("decline needs a --reason, and nothing else does")
     chosen = load_settings(settings, repository=repository, tenant=tenant)
     repo = open_repository(chosen)
     if action is _Action.LIST:
-        code = _list(repo, chosen, as_json=as_json)
+        code = _list(repo, chosen, everything=everything, as_json=as_json)
     elif action is _Action.IMPORT:
         with meter("Erasing", "files", quiet=as_json) as progress:
             code = _ran(import_requests(repo, chosen.erasures_from(), chosen.tenant, progress), as_json=as_json)
@@ -116,9 +119,10 @@ def _done(repo: Repository, tenant: str, told: tuple[_Action, str, str], *, quie
         return run_request(repo, tenant, request_id, progress)
 
 
-def _list(repo: Repository, chosen: Settings, *, as_json: bool) -> int:
+def _list(repo: Repository, chosen: Settings, *, everything: bool, as_json: bool) -> int:
+    within = timedelta(hours=chosen.erasure_hours)
     with meter("Reading", "requests", quiet=as_json) as progress:
-        report = survey_requests(repo, chosen.tenant, timedelta(hours=chosen.erasure_hours), progress)
+        report = survey_requests(repo, chosen.tenant, within, progress, everything=everything)
     if as_json:
         emit(report)
     else:
@@ -147,6 +151,8 @@ def _show_list(report: RequestsReport) -> None:
         )
     show_findings(report.findings)
     show_figures(report)
+    if not report.complete:
+        say("  Requests that were finished more than a month ago are not among these: --all lists them.")
 
 
 def _ran(report: RunReport, *, as_json: bool) -> int:
@@ -176,6 +182,7 @@ app = command_app(
     command,
     examples="""
 vera erasures
+vera erasures --all --json | jq .count
 vera erasures show art17-2026-0412
 vera erasures approve art17-2026-0412
 vera erasures decline art17-2026-0412 --reason "not the person's own data"
