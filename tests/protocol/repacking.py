@@ -14,11 +14,11 @@ from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from vera_core.format import ShardReader
-    from vera_core.model import Origin, Slot
+    from vera_core.keys.shards import Opener
+    from vera_core.model import Entry, Origin, Slot
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef
     from vera_core.store.base import ObjectStore
@@ -49,7 +49,8 @@ def erase(repo: Repository, *uids: str) -> None:
     for uid in uids:
         versions = [report.version.split(".") for report in reader.versions(uid, DAY)]
         found = by_slot.setdefault(reader.slot(uid, DAY), {})
-        found[uid] = [(int(commit), int(ordinal)) for commit, ordinal in versions]
+        name = repo.naming("default").name(uid)
+        found[name] = [(int(commit), int(ordinal)) for commit, ordinal in versions]
     for slot, named in by_slot.items():
         append(repo, slot, tombstone("", **named))
 
@@ -87,24 +88,21 @@ def living(repo: Repository) -> dict[tuple[Slot, str, Origin], Kept]:
         state = repo.slot_log(slot).load()
         readers = ShardReaders(repo)
         for shard in state.live():
-            contents = contents_of(readers.reader(shard))
-            for version in versions_in_order(readers, shard):
-                entry = version.entry
-                if not state.is_dead(version.origin):
-                    content = contents[entry.ordinal]
-                    name = slot, entry.uid, version.origin
-                    assert name not in found, "no version lives twice"
-                    found[name] = Kept(
-                        content, entry.created_at, entry.media_type, entry.metadata, shard.retention_class
-                    )
+            alive = [version for version in versions_in_order(readers, shard) if not state.is_dead(version.origin)]
+            contents = contents_of(readers.opener(shard), [version.entry for version in alive])
+            for version in alive:
+                entry, content = contents[version.entry.ordinal]
+                name = slot, entry.uid, version.origin
+                assert name not in found, "no version lives twice"
+                found[name] = Kept(content, entry.created_at, entry.media_type, entry.metadata, shard.retention_class)
     return found
 
 
-def contents_of(reader: ShardReader) -> dict[int, bytes]:
-    """All contents of a shard, by ordinal."""
-    if reader.streamed:
-        return {entry.ordinal: b"".join(reader.read_stream(entry)) for entry in reader.entries()}
-    return {entry.ordinal: content for entry, content in reader.read_all()}
+def contents_of(opener: Opener, entries: Sequence[Entry]) -> dict[int, tuple[Entry, bytes]]:
+    """Entries of a shard opened, with their contents, by ordinal."""
+    if opener.reader.streamed:
+        return {entry.ordinal: (entry, b"".join(opener.reader.read_stream(entry))) for entry in entries}
+    return {entry.ordinal: (entry, content) for entry, content in opener.read_many(entries)}
 
 
 def live_shards(repo: Repository) -> list[ShardRef]:
@@ -122,7 +120,9 @@ def assert_gone_from_bytes(repo: Repository, needles: Iterable[bytes]) -> None:
             reader = readers.reader(shard)
             blocks = [repo.store.get(shard.key, version_id=shard.version_id).data]
             blocks += [reader.section_bytes(section) for section in reader.sections]
-            blocks += contents_of(reader).values()
+            opener = readers.opener(shard)
+            entries = [entry for entry in reader.entries() if opener.holds(entry)]
+            blocks += [content for _, content in contents_of(opener, entries).values()]
             for block in blocks:
                 for needle in wanted:
                     assert needle not in block, (shard.key, needle)

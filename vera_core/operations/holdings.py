@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from vera_core.format.groups import key_of
+from vera_core.keys.naming import name_key
 from vera_core.model import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vera_core.slots import ShardRef, SlotState
     from vera_core.store.chain import Record
@@ -59,8 +60,9 @@ def removable(state: SlotState) -> dict[str, int]:
         for commit in lies.commits.get(shard.version_id, NONE):
             holding[commit].append(shard)
     counts: defaultdict[str, int] = defaultdict(int)
-    for uid, origins in tombstones(state).items():
-        key = key_of(uid.encode("utf-8", "surrogatepass"))
+    key_of = name_keys(state)
+    for name, origins in tombstones(state).items():
+        key = key_of(name)
         for origin in origins - lies.left_out:
             if may_be_left_out(state, origin):
                 for shard in holding.get(origin.commit, ()):
@@ -69,13 +71,18 @@ def removable(state: SlotState) -> dict[str, int]:
     return dict(counts)
 
 
+def name_keys(state: SlotState) -> Callable[[str], int]:
+    """How names of a slot's files make the keys by which its shards are sorted: keyed uids do where it is encrypted."""
+    return partial(name_key, keyed=any(shard.keyring for shard in [*state.live(), *state.superseded]))
+
+
 def may_be_left_out(state: SlotState, origin: Origin) -> bool:
     """Whether a repack may leave that version behind: it was erased, and no hold needs its bytes."""
     return state.is_dead(origin) and not state.is_held(origin)
 
 
 def tombstones(state: SlotState) -> dict[str, set[Origin]]:
-    """The versions that were erased, by uid; `state` must come from the whole log."""
+    """The versions that were erased, by the file's name; `state` must come from the whole log."""
     found: defaultdict[str, set[Origin]] = defaultdict(set)
     for record in _counting(state):
         if record.type == "tombstone":

@@ -1,7 +1,7 @@
 """The versions that live in some shards of a slot, merged in key order, in pieces of bounded memory.
 
 Shards are read group by group, and columns stay columns. Contents stay where they are until somebody asks for those of
-a piece. What becomes of the versions is reshard.py's business.
+a piece. What becomes of the versions is reshard.py's business, what is sealed in encrypted shards unsealing.py's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vera_core.format import ShardReader
     from vera_core.format.columns import Attributes
     from vera_core.format.groups import Group
+    from vera_core.operations.unsealing import Unseal
 
 VERSION = np.dtype(
     [
@@ -37,13 +38,18 @@ VERSION = np.dtype(
         ("crc32", "<u4"),
         ("origin_commit", "<u4"),
         ("origin_ordinal", "<u4"),
+        ("ordinal", "<u4"),
         ("parameter", "<u2"),
         ("shelf", "<u2"),
         ("codec", "u1"),
         ("digest", "u1", (32,)),
     ]
 )
-"""A version on its way: where its content lies (`offset` in the shard of that `shelf`), and all that goes with it."""
+"""A version on its way: where its content lies (`offset` in the shard of that `shelf`), and all that goes with it.
+
+Of a sealed one, that is an entry of an encrypted shard as it is stored, the time is 0 and the size too: both are not
+known.
+"""
 
 LEAST_ROWS = 1024
 """Versions of a piece, but for the last: enough to train dictionaries on."""
@@ -53,7 +59,7 @@ _MIX, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 
 @dataclass(frozen=True, slots=True)
 class Living:
-    """Some versions: `rows` of `VERSION`, uids and attributes, all of one length."""
+    """Some versions: `rows` of `VERSION`, uids (of sealed ones: names) and attributes, all of one length."""
 
     rows: NDArray[np.void]
     uids: list[bytes]
@@ -65,6 +71,14 @@ class Living:
     def cut(self, begin: int, end: int) -> Living:
         """Versions [begin, end)."""
         return Living(self.rows[begin:end], self.uids[begin:end], self.attributes[begin:end])
+
+    def chosen(self, places: Sequence[int]) -> Living:
+        """The versions at these places."""
+        return Living(
+            self.rows[places],
+            list(map(self.uids.__getitem__, places)),
+            list(map(self.attributes.__getitem__, places)),
+        )
 
     def origins(self) -> list[Origin]:
         """The origin of each."""
@@ -82,18 +96,13 @@ class Living:
             for begin, end in _runs(ties.tolist()):
                 places[begin:end] = sorted(places[begin:end], key=lambda at: (self.uids[at], origins[at]))
             order = np.array(places)
-        places = order.tolist()
-        return Living(
-            self.rows[order],
-            list(map(self.uids.__getitem__, places)),
-            list(map(self.attributes.__getitem__, places)),
-        )
+        return self.chosen(order.tolist())
 
     def census(self) -> int:
         """A number that sets of versions share if, and as good as only if, they are the same, in whatever order.
 
-        Over uid, time, attributes, size, SHA-256 and origin, and not over how and where contents are stored. The
-        census of two disjoint sets together is the sum of theirs modulo 2**64.
+        Over uid, time, attributes, size, digest and origin, and not over how and where contents are stored. The census
+        of two disjoint sets together is the sum of theirs modulo 2**64.
         """
         rows = self.rows
         mixed = np.array(list(map(hash, zip(self.uids, self.attributes, strict=True))), np.int64).view(np.uint64)
@@ -120,13 +129,23 @@ class Shelf:
 
     `number` is its place among those that are merged, `commit` the one of its entries that carry no origin, `gone` the
     ordinals by commit that are left behind: `left_out` says which of them were there, `census` what the others are.
+    Of an encrypted shard `unseal` is how its versions are opened; `census` then is that of what the shard shows of
+    them and, once `open` was asked for each of them `for_good`, of what was sealed.
     """
 
-    def __init__(self, number: int, reader: ShardReader, commit: int, gone: Mapping[int, NDArray[np.uint64]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        reader: ShardReader,
+        commit: int,
+        gone: Mapping[int, NDArray[np.uint64]],
+        unseal: Unseal | None = None,
+    ) -> None:
         self._number = number
         self._reader = reader
         self._commit = commit
         self._gone = gone
+        self._unseal = unseal
         self._groups = reader.groups()
         self.rest = joined(())
         self.done = False
@@ -150,7 +169,7 @@ class Shelf:
             self.done = True
             return
         living = self._living(group)
-        self.census = self.census + living.census() & (1 << 64) - 1
+        self._count(living)
         self.kept += len(living)
         self.rest = joined((self.rest, living)) if len(self.rest) else living
 
@@ -160,7 +179,22 @@ class Shelf:
         taken, self.rest = self.rest.cut(0, end), self.rest.cut(end, len(self.rest))
         return taken
 
-    def stored(self, rows: NDArray[np.void]) -> list[bytes]:
+    def open(self, living: Living, *, for_good: bool) -> tuple[Living, list[bytes]]:
+        """Some of its versions as they were archived, and the stored bytes of their contents.
+
+        Raises:
+            FormatError: they can't be read, or don't match their CRC32.
+            IntegrityError: what was sealed does not open.
+        """
+        stored = self._stored(living.rows)
+        if self._unseal is None:
+            return living, stored
+        opened, stored = self._unseal(living, stored)
+        if for_good:
+            self._count(opened)
+        return opened, stored
+
+    def _stored(self, rows: NDArray[np.void]) -> list[bytes]:
         """The stored bytes of some of its versions, checked by CRC32; what lies end to end is read at once.
 
         Raises:
@@ -185,6 +219,14 @@ class Shelf:
         """Its shard."""
         return self._reader
 
+    @property
+    def sealed(self) -> bool:
+        """Whether its shard is encrypted."""
+        return self._unseal is not None
+
+    def _count(self, living: Living) -> None:
+        self.census = self.census + living.census() & (1 << 64) - 1
+
     def _living(self, group: Group) -> Living:
         """A group's versions but those that are left behind."""
         rows = np.zeros(len(group), VERSION)
@@ -197,6 +239,9 @@ class Shelf:
         rows["origin_commit"] = np.where(own, np.uint64(self._commit), group.column("origin_commit"))
         numbered = np.arange(group.head.first, group.head.first + len(group), dtype=np.uint64)
         rows["origin_ordinal"] = np.where(own, numbered, group.column("origin_ordinal"))
+        rows["ordinal"] = numbered
+        if self._unseal is not None:
+            rows["size"] = 0
         table = [parse_attributes(data) for data in group.body.attribute_table()]
         attributes = list(map(table.__getitem__, group.column("attributes").tolist()))
         whole = Living(rows, group.body.uids(), attributes)
@@ -206,8 +251,7 @@ class Shelf:
         if not leave.any():
             return whole
         self.left_out += Living(rows[leave], [], []).origins()
-        keep = np.flatnonzero(~leave).tolist()
-        return Living(rows[keep], [whole.uids[at] for at in keep], [attributes[at] for at in keep])
+        return whole.chosen(np.flatnonzero(~leave).tolist())
 
 
 def merged(shelves: Sequence[Shelf]) -> Iterator[Living]:

@@ -159,11 +159,18 @@ class ShardReaders:
             VeraError: the key service's.
         """
         reader = self.reader(shard)
-        if not shard.keyring:
-            return PlainOpener(reader)
-        tenant = self._repo.naming(self._repo.keys.parse(shard.key).tenant).tenant_key
-        assert tenant is not None
-        return ShardOpener(reader, tenant, self._repo.keyrings.get(shard))
+        return shard_opener(self._repo, shard, reader) if shard.keyring else PlainOpener(reader)
+
+
+def shard_opener(repo: Repository, shard: ShardRef, reader: ShardReader) -> ShardOpener:
+    """What opens the files of an encrypted shard, which `reader` reads.
+
+    Raises:
+        IntegrityError, VeraError: as `ShardReaders.opener`.
+    """
+    tenant = repo.naming(repo.keys.parse(shard.key).tenant).tenant_key
+    assert tenant is not None
+    return ShardOpener(reader, tenant, repo.keyrings.get(shard))
 
 
 def opened(readers: ShardReaders, versions: Sequence[Version]) -> list[Version]:

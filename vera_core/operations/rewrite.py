@@ -11,6 +11,7 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,14 @@ import numpy as np
 from vera_core.errors import IntegrityError
 from vera_core.format import FileSource, ShardOptions, ShardReader
 from vera_core.model import Lock
-from vera_core.operations.commit import Finished, roll_forward, seal, upload
+from vera_core.operations.commit import Finished, roll_forward, seal
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.living import Shelf
-from vera_core.operations.lookup import StoreSource
+from vera_core.operations.lookup import StoreSource, shard_opener
 from vera_core.operations.reshard import Aim, NewShard, prove, reshard
+from vera_core.operations.storing import store_shard
 from vera_core.operations.supersede import OutrunError, Replacement, supersede
+from vera_core.operations.unsealing import unsealing
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vera_core.format.source import RangeSource
     from vera_core.model import Policy, Slot
     from vera_core.operations.bundles import Bundle, Choose
     from vera_core.operations.inspector import Inspect
@@ -165,12 +169,15 @@ class _Bundle:
         shelves: list[Shelf] = []
         gone = _gone(self.state)
         for shard, removable in zip(self.bundle.shards, self.bundle.removable, strict=True):
+            source: RangeSource
             if shard.entries == 1 or removable >= shard.entries:
                 # Next to nothing of it is needed but the index.
-                reader = ShardReader.open(StoreSource(self.job.repo.store, shard))
+                source = StoreSource(self.job.repo.store, shard)
             else:
-                reader = ShardReader.open(stack.enter_context(self._fetched(shard, scratch / f"{len(shelves)}.vera")))
-            shelf = Shelf(len(shelves), reader, shard.number, gone)
+                source = stack.enter_context(self._fetched(shard, scratch / f"{len(shelves)}.vera"))
+            reader = ShardReader.open(source, sealed=bool(shard.keyring))
+            unseal = unsealing(partial(shard_opener, self.job.repo, shard, reader)) if shard.keyring else None
+            shelf = Shelf(len(shelves), reader, shard.number, gone, unseal)
             if reader.streamed:
                 shelf.more()
                 if shelf.kept:
@@ -228,19 +235,19 @@ class _Bundle:
         retention = config.retention(self.bundle.retention_class)
         options = ShardOptions(bytes.fromhex(config.repository_id), retention.name, retention.erasability)
         expected = sum(shard.entries for shard in replaced) - sum(self.bundle.removable)
-        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected, scratch)
+        tenant = self.job.repo.naming(self.state.slot.tenant).tenant_key
+        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected, scratch, tenant)
 
     def _finish(self, new: NewShard, replaced: Sequence[ShardRef]) -> tuple[ShardRef, int]:
         """Proves and uploads a new shard; how its record will name it, and its census."""
         census = prove(new, self.job.inspect)
-        place = upload(self.job.repo, self.state, new.local)
+        finished = Finished(new.local, new.summary, new.keys, new.keyring)
+        place = store_shard(self.job.repo, self.log, self.state, finished, self.bundle.retention_class)
         new.local.path.unlink()
         # What the files' own shards were committed to, and no more: an ended lock stays ended.
         until = max(replaced[number].lock.until for number in new.shelves)
         lock = Lock(self.job.repo.config.lock_mode, until)
-        shard = Finished(new.local, new.summary, new.keys).stored_at(
-            place, number=0, retention_class=self.bundle.retention_class, lock=lock
-        )
+        shard = finished.stored_at(place, number=0, retention_class=self.bundle.retention_class, lock=lock)
         return shard, census
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vera_core.model import day_text
-from vera_core.operations.holdings import holdings, removable, tombstones
+from vera_core.operations.holdings import holdings, name_keys, removable, tombstones
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.repack import by_class
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.told import told
 from vera_core.operations.walk import slots
-from vera_core.routing import uid_key
 
 if TYPE_CHECKING:
     from datetime import date
@@ -94,6 +93,7 @@ def _add(count: _Count, state: SlotState, readers: ShardReaders) -> None:
         count.highest = max(count.highest, gone / files if files else 0.0)
     count.erased += sum(len(origins) for origins in erased.values())
     count.left_behind += len(holdings(state).left_out)
-    for uid, origins in erased.items():
-        found = versions_of(readers, state, uid, uid_key(uid))
+    key_of = name_keys(state)
+    for name, origins in erased.items():
+        found = versions_of(readers, state, name, key_of(name))
         count.hidden_bytes += sum(version.entry.stored_size for version in found if version.origin in origins)
