@@ -57,7 +57,8 @@ class Proof:
     """A look at a shard, or at a slot's log (then `key` is its prefix, and `version_id` empty).
 
     `read`: when; `proved`: when it was last found whole, None if never; `size`: bytes read, in `seconds`; `faults`:
-    what was wrong and what to do, each once; `failures`: how often. Names no file: proofs outlive erasures.
+    what was wrong and what to do, each once; `failures`: how often; `keyring`: the revision of the shard's keyring that
+    was opened with it, 0 for a shard that is not encrypted. Names no file: proofs outlive erasures.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Proof:
     seconds: float = 0.0
     faults: tuple[tuple[str, str], ...] = ()
     failures: int = 0
+    keyring: int = 0
 
     @property
     def name(self) -> Name:
@@ -96,6 +98,7 @@ class Proof:
             "status": self.status,
             "faults": [list(fault) for fault in self.faults],
             "failures": self.failures,
+            "keyring": self.keyring,
         }
 
     @classmethod
@@ -110,6 +113,7 @@ class Proof:
             seconds=float(body["seconds"]),
             faults=tuple((str(what), str(todo)) for what, todo in body["faults"]),
             failures=int(body["failures"]),
+            keyring=int(body.get("keyring", 0)),
         )
 
 

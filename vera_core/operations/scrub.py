@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError
 from vera_core.model import parse_time
+from vera_core.operations.keyring_proof import look_at_keyring
 from vera_core.operations.pace import at_pace
 from vera_core.operations.proofs import Place, Proof, look, read_proofs, record_proofs
 from vera_core.operations.proving import (
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 SLOT_LOG = "slot_log"
 SIDECAR = "sidecar"
 LEGAL_HOLD = "legal_hold"
-CHECKS = (INTEGRITY, WORM_LOCK, LEGAL_HOLD, SLOT_LOG, SIDECAR)
+KEYRING = "keyring"
+CHECKS = (INTEGRITY, WORM_LOCK, LEGAL_HOLD, SLOT_LOG, SIDECAR, KEYRING)
 TELL_SECONDS = 60.0
 """What a killed scrub loses at most, and reads again, of what it proved; besides the shard at hand."""
 TELL_PROOFS = 1000
@@ -202,24 +204,33 @@ class _Scrub:
 
     def _shard(self, shard: ShardRef, *, unsettled: bool) -> None:
         read, began = self.repo.clock.now(), time.monotonic()
+        keyring, found = self._keyring(shard, unsettled=unsettled)
         path = self.scratch / f"scrub-{self.shards}.vera"
         try:
             trouble = shard_trouble(self.repo, shard, path)
         except UnavailableError as error:
             trouble = [self._withheld(error, (shard.key, shard.version_id))]
-        found = self._take(INTEGRITY, 1, trouble)
+        found += self._take(INTEGRITY, 1, trouble)
         path.unlink(missing_ok=True)
         if self.repo.config.locked:
             found += self._take(WORM_LOCK, 1, _shard_lock_trouble(self.repo, shard, unsettled=unsettled))
         if not found or any(finding.severity == "error" for finding in found):
             # With warnings alone it is neither proved nor damaged yet: the next scrub decides.
+            proof = look((shard.key, shard.version_id), read, found)
             seconds = time.monotonic() - began
-            self.looks.append(look((shard.key, shard.version_id), read, found, size=shard.size, seconds=seconds))
+            self.looks.append(replace(proof, size=shard.size, seconds=seconds, keyring=keyring))
         self.shards += 1
         self.entries += shard.entries
         self.read_bytes += shard.size
         if self.progress is not None:
             self.progress(self.shards + self.passed_over, len(self.plan.lines), self.read_bytes)
+
+    def _keyring(self, shard: ShardRef, *, unsettled: bool) -> tuple[int, list[Finding]]:
+        """Proves the keyring of an encrypted shard: its revision, and what was found."""
+        if not shard.keyring:
+            return 0, []
+        seen = look_at_keyring(self.repo, shard)
+        return seen.revision, self._take(KEYRING, 1, _settled(seen.locks, unsettled=unsettled) + seen.findings)
 
     def _withheld(self, error: UnavailableError, name: Name) -> Finding:
         """A finding about an object that the store does not give, though it gives others: a disk may be dying."""

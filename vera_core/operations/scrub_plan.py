@@ -259,9 +259,11 @@ def check_store(repo: Repository) -> None:
     """After a failure of one object: whether it is that object's, which must keep nobody from proving the others.
 
     Raises:
-        UnavailableError: no, the store can't be reached.
+        UnavailableError: no, the store or the key service can't be reached.
     """
     repo.store.now()
+    if repo.config.encryption is not None:
+        repo.key_service().current()
 
 
 def _candidate(repo: Repository, slot: Slot, shard: ShardRef, proofs: Mapping[Name, Proof]) -> Candidate:

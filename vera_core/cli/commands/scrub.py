@@ -63,18 +63,20 @@ def command(
     settings: SettingsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove a share of the archive: whole shards, locks, logs, holds.
+    """Prove a share of the archive: whole shards, keyrings, locks, logs, holds.
 
     Reads the shards whose last proof is oldest (where there is none, the upload counts), so run it on a schedule: with
     1 percent a day every shard is read within 100 days. Each is read by its VersionId and every sum in it checked; the
     store is asked for its lock, for every record of its slot's log and their locks, for the legal holds that cases
-    need; and the sidecar is compared with the log.
+    need; and the sidecar is compared with the log. Of an encrypted shard every file is opened, and its keyring is
+    looked at in the bucket and in each registered copy: it must be there, open, be no older than the log says, and be
+    the same everywhere; the key service is asked once a shard. Without it nothing is proved: exit code 9.
 
     What is found damaged is a finding and exit code 6, stands in the audit and in --findings, and is read again by
     every scrub until it is whole or counts no more. Nothing is repaired here: `vera recover --put-back` makes a shard
     whole, from itself or from a replica's copy, if its data allows it; else pack its window again, or save what is left
-    with `vera recover`. `vera doctor` puts locks, holds and sidecars right. Everything that is whole stays readable
-    meanwhile.
+    with `vera recover`. `vera doctor` puts locks, holds and sidecars right, `vera keys restore` keyrings. Everything
+    that is whole stays readable meanwhile.
 
     Several scrubs may run side by side. One that is killed has lost a minute of what it proved.
     """
