@@ -31,6 +31,7 @@ from vera_assets.tenants import Tenant
 from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.deadlines import RequestsReport, survey_requests
 from vera_core.operations.erasure_proof import ERASED, SAMPLE, SIDECAR, ErasureProof, prove_erased
+from vera_core.operations.keyring_survey import KEYRINGS, survey_keyrings
 from vera_core.operations.proving import WORM_LOCK
 from vera_core.operations.report import Report
 from vera_core.operations.verify import verify_slots
@@ -42,6 +43,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     SIDECAR: "What readers begin with says of every slot of the day what its log says, read whole.",
 }
 LOCKS = "The lock of every live shard and every log record of the day, asked of the store: at least what it must be."
+KEYRINGS_TEXT = (
+    "The keyring of every shard of the day, in the bucket and in each registered copy: there, whole, opened by the key "
+    "service, no older than the slot's log says, the same everywhere."
+)
 SHOWN = 10
 
 
@@ -69,6 +74,30 @@ def deadlines_check(tenant: Tenant) -> AssetChecksDefinition:
         )
 
     return deadlines
+
+
+def keyrings_check(tenant: Tenant) -> AssetChecksDefinition:
+    """The keyrings of a day, of an encrypted repository."""
+    key = tenant.naming.key(TOMBSTONES)
+    spec = AssetCheckSpec(KEYRINGS, asset=key, description=KEYRINGS_TEXT, partitions_def=tenant.partitions)
+
+    @multi_asset_check(specs=[spec], name=tenant.naming.name("open_keyrings"))
+    def open_keyrings(
+        context: AssetCheckExecutionContext, repository: RepositoryResource
+    ) -> Iterator[AssetCheckResult | AssetCheckEvaluation | Output[None]]:
+        with translated():
+            repo = repository.open()
+            days = _days(context, key)
+            found, failed = each_day(days, lambda day: survey_keyrings(repo, tenant.name, day))
+        results = {
+            day: shown_result(spec, found[day].check, {**numbers(found[day]), "more": command("keys", "ls")})
+            if day in found
+            else failed_result(spec, failed[day])
+            for day in days
+        }
+        yield from by_day(context, spec, results)
+
+    return open_keyrings
 
 
 def tombstones_checks(tenant: Tenant) -> AssetChecksDefinition:

@@ -31,7 +31,8 @@ class Tenant:
     """A tenant with the sources that Dagster migrates into it; its days begin with the first of theirs.
 
     `within`: how soon files must be out of sight after their erasure was asked for; `table`: where requests of this
-    tenant are to be taken from, None where the settings name no such table.
+    tenant are to be taken from, None where the settings name no such table; `encrypted`: the settings have a key
+    service, so the repository has keys to look at.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Tenant:
     within: timedelta
     partitions: DailyPartitionsDefinition
     table: ErasureTable | None = None
+    encrypted: bool = False
 
     @property
     def naming(self) -> Naming:
@@ -63,6 +65,7 @@ def erasing_tenants(settings: Settings, sources: Sequence[MigratedSource]) -> li
         table = settings.erasure_table
         if table is not None and name not in tenants_of(table.tenant):
             table = None
-        tenants.append(Tenant(name, tuple(found), begin, within, daily(begin), table))
+        encrypted = settings.keys is not None
+        tenants.append(Tenant(name, tuple(found), begin, within, daily(begin), table, encrypted))
     check_names([*(source.naming for source in sources), *(tenant.naming for tenant in tenants)])
     return tenants

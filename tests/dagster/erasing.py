@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,11 +18,12 @@ from dagster import (
 )
 
 from tests.dagster.world import DAYS, SOURCE, of, settings_for
-from tests.protocol.packing import MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.packing import KEK_VARIABLE, MemorySource, make_repository, opened, pack, some_files
 from vera_assets.build import build_definitions
 from vera_assets.resources import RepositoryResource
 from vera_core.erasures import Target
 from vera_core.operations.erasures import Draft, submit
+from vera_core.settings import KeyServiceName, KeySettings
 from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class Archive:
 def make_archive(root: Path, *, also: date | None = None, table: ErasureTable | None = None, **changes: Any) -> Archive:
     """Archives two days; `changes` are the repository's config's.
 
-    `also`: a second source that begins on that day; `table`: where requests are taken from.
+    `also`: a second source that begins on that day; `table`: where requests are taken from. An encrypted repository's
+    settings name the key service of the tests.
     """
     store = MemoryStore()
     uri = f"s3://{root.name}-{id(store)}/archive"
@@ -90,6 +93,9 @@ def make_archive(root: Path, *, also: date | None = None, table: ErasureTable | 
     settings = settings_for(root, "not-asked")
     if table is not None:
         settings = settings.model_copy(update={"erasure_table": table})
+    if "encryption" in changes:
+        keys = KeySettings(service=KeyServiceName.LOCAL, file=Path(os.environ[KEK_VARIABLE]))
+        settings = settings.model_copy(update={"keys": keys})
     if also is not None:
         late = replace(settings.sources[SOURCE], begin=also)
         settings = settings.model_copy(update={"sources": {**settings.sources, "late": late}})

@@ -24,7 +24,7 @@ from vera_assets.days import insist, translated
 from vera_assets.metadata import Metadata, command, numbers, table
 from vera_assets.resources import RepositoryResource
 from vera_core.operations.proving import INTEGRITY, WORM_LOCK
-from vera_core.operations.scrub import LEGAL_HOLD, SIDECAR, SLOT_LOG, execute_scrub
+from vera_core.operations.scrub import KEYRING, LEGAL_HOLD, SIDECAR, SLOT_LOG, execute_scrub
 from vera_core.operations.scrub_plan import PERCENT, plan_scrub
 from vera_core.operations.walk import all_slots
 
@@ -35,6 +35,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     WORM_LOCK: "Their locks, and those of the records of their slots' logs, asked of the store.",
     LEGAL_HOLD: "The store has a legal hold on every shard that a case needs.",
     SLOT_LOG: "The logs of their slots, read whole: no gap, no record that does not follow the one before.",
+    KEYRING: "Of encrypted shards: their keyrings, in the bucket and in each copy, opened by the key service.",
     SIDECAR: "Their sidecars say what the logs say; one that is missing or behind is a warning.",
 }
 

@@ -10,6 +10,7 @@ from vera_assets.assets.spec import ERASURE_REQUESTS, SHARDS, TOMBSTONES, tenant
 from vera_assets.days import DayResult, insist
 from vera_assets.metadata import command, numbers
 from vera_assets.partitions import partition_of
+from vera_core.operations.keyring_survey import survey_keyrings
 from vera_core.operations.tombstones import survey_tombstones
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def tombstones_asset(tenant: Tenant) -> AssetsDefinition:
         tenant,
         TOMBSTONES,
         description="What is erased of the day: hidden from every reader by a tombstone in its slot's log. The bytes "
-        "stay in their locked shard, hidden, until its lock ends.",
+        "stay in their locked shard until its lock ends: hidden, or without a key where the repository is encrypted.",
         kinds={"s3"},
         code_version="1",
         after=[ERASURE_REQUESTS],
@@ -40,4 +41,5 @@ def _count(repo: Repository, tenant: Tenant, day: date) -> DayResult:
     report = survey_tombstones(repo, tenant.name, day)
     insist(report.findings)
     more = command("repack", "--dry-run", "--ratio", "0", "--day", partition_of(day), "--tenant", tenant.name)
-    return DayResult(f"{report.erased}", {**numbers(report), "more": more})
+    keys = numbers(survey_keyrings(repo, tenant.name, day)) if tenant.encrypted else {}
+    return DayResult(f"{report.erased}", {**keys, **numbers(report), "more": more})
