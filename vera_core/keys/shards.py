@@ -11,20 +11,20 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from vera_core.codec import crc32, decode, decode_many, digest
+from vera_core.codec import crc32, digest
 from vera_core.encoding import FACTS, EncodedBatch
-from vera_core.errors import FormatError, IntegrityError, UsageError, VeraError
+from vera_core.errors import UsageError
 from vera_core.format.columns import encode_attributes
-from vera_core.format.layout import AES_256_GCM, MAX_TIME, MIN_TIME, RESTORE, UID_KEY, Encryption
-from vera_core.format.sealed import HEAD, Inside, parse_inside
-from vera_core.format.source import named
+from vera_core.format.layout import AES_256_GCM, MAX_TIME, MIN_TIME, UID_KEY, Encryption
+from vera_core.format.sealed import HEAD
 from vera_core.format.waiting import Names, encode_uids
 from vera_core.keys.envelope import Header, Kind
 from vera_core.keys.keyring import Keyring
+from vera_core.keys.opening import FileOpener, SealedShard
 from vera_core.keys.sealing import ID_BYTES, FileSealer
 from vera_core.keys.tree import KeyTree
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from vera_core.keys.tenant import TenantKey
     from vera_core.model import Entry
 
-_DECODED = 8 << 20
-"""Contents that are decoded at once, in bytes."""
 _attributes = lru_cache(maxsize=4096)(encode_attributes)
 
 
@@ -119,13 +117,6 @@ def _plaintexts(names: Names, batch: EncodedBatch) -> list[bytes]:
             encode_uids(names.uids), times, attributes, *columns, pairwise(ends), strict=True
         )
     ]
-
-
-class _Unsealed(NamedTuple):
-    """An entry as the shard has it, and what was sealed in it."""
-
-    entry: Entry
-    inside: Inside
 
 
 class Opener(Protocol):
@@ -213,11 +204,11 @@ class ShardOpener:
         self.reader = reader
         self.tenant = tenant
         self.keyring = keyring
-        of = keyring.header
-        ids = {reader.footer.repository_id, of.repository_id, tenant.header.repository_id}
-        if len(ids) > 1 or of.tenant != tenant.header.tenant or reader.entry_count > 1 << keyring.tree.depth:
-            raise self._not_its_keyring()
-        self._files = FileSealer(of.repository_id, of.keyring_id)
+        shard = SealedShard(reader.source.where, lambda: reader.header().encryption, reader.dictionaries)
+        self._opener = FileOpener(shard, tenant, keyring)
+        its_repository = reader.footer.repository_id == keyring.header.repository_id
+        if not its_repository or reader.entry_count > 1 << keyring.tree.depth:
+            raise self._opener.not_its_keyring()
 
     def holds(self, entry: Entry) -> bool:
         """Whether the key of an entry is still there."""
@@ -257,7 +248,7 @@ class ShardOpener:
         Raises:
             ErasedError, IntegrityError: as `read`.
         """
-        return next(self.open_many([(entry, sealed)]))
+        return self._opener.open(entry, sealed)
 
     def read_many(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
         """Sealed entries opened, in the order of their places. Some 60 MiB are held.
@@ -292,73 +283,4 @@ class ShardOpener:
         Raises:
             ErasedError, IntegrityError: as `read`, for the first of them.
         """
-        batch: list[_Unsealed] = []
-        size = 0
-        for unsealed in self._unsealed(coming):
-            if batch and size + unsealed.inside.stored.size > _DECODED:
-                yield from self._decoded(batch)
-                batch, size = [], 0
-            batch.append(unsealed)
-            size += unsealed.inside.stored.size
-        yield from self._decoded(batch)
-
-    def _unsealed(self, coming: Iterable[tuple[Entry, bytes]]) -> Iterator[_Unsealed]:
-        asked: list[int] = []
-        leaves = self.keyring.tree.leaves(iter(asked.pop, None))  # one walk through the tree for all of them
-        for entry, sealed in coming:
-            asked.append(entry.ordinal)
-            try:
-                inside = parse_inside(self._plaintext(entry, next(leaves), sealed))
-                if self.tenant.keyed_uid(inside.uid) != entry.uid:
-                    raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE)
-            except VeraError as error:
-                raise self._named(error, entry) from error
-            yield _Unsealed(entry, inside)
-
-    def _plaintext(self, entry: Entry, leaf: bytes, sealed: bytes) -> bytes:
-        try:
-            return self._files.open(entry.ordinal, leaf, sealed)
-        except IntegrityError:
-            scheme, of = self.reader.header().encryption, self.keyring.header
-            if (scheme.keyring_id, scheme.depth) != (of.keyring_id, of.depth):
-                raise self._not_its_keyring() from None
-            raise
-
-    def _decoded(self, batch: Sequence[_Unsealed]) -> Iterator[tuple[Entry, bytes]]:
-        dictionaries = self.reader.dictionaries()
-        contents: Sequence[bytes | None]
-        try:
-            contents = decode_many([unsealed.inside.stored for unsealed in batch], dictionaries)
-        except FormatError:  # one by one, to name the one
-            contents = [None] * len(batch)
-        for (entry, inside), known in zip(batch, contents, strict=True):
-            try:
-                content = decode(inside.stored, dictionaries) if known is None else known
-                if self.tenant.keyed_digest(content) != entry.sha256:
-                    raise IntegrityError("the content does not match its keyed digest", todo=RESTORE)
-            except VeraError as error:
-                raise self._named(error, entry) from error
-            yield _opened(entry, inside), content
-
-    def _named(self, error: VeraError, entry: Entry) -> VeraError:
-        return named(error, {**self.reader.source.where, "uid": entry.uid, "entry": entry.ordinal})
-
-    def _not_its_keyring(self) -> IntegrityError:
-        return IntegrityError(
-            "the keyring is not that of this shard",
-            todo="Restore this shard's own from a registered copy.",
-            **{**self.reader.source.where, **self.keyring.header.where()},
-        )
-
-
-def _opened(entry: Entry, inside: Inside) -> Entry:
-    stored = inside.stored
-    return entry._replace(
-        uid=inside.uid,
-        created_at=inside.created_at,
-        size=stored.size,
-        codec=stored.codec,
-        parameter=stored.parameter,
-        media_type=inside.media_type,
-        metadata=inside.metadata,
-    )
+        return self._opener.open_many(coming)
