@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vera_core.encoding import encode
+from vera_core.encoding import EncodedBatch, encode
 from vera_core.errors import IntegrityError
-from vera_core.format import ShardOptions, ShardWriter
+from vera_core.format import FileSource, Names, ShardOptions, ShardReader, ShardWriter
+from vera_core.keys.shards import ShardOpener, ShardSealer
 from vera_core.operations.commit import Finished, LocalShard
 from vera_core.operations.inspector import inspect_file
 from vera_core.slots import FILTER_ENTRIES
@@ -19,6 +20,7 @@ from vera_core.slots import FILTER_ENTRIES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from vera_core.encoding import Encoded
     from vera_core.format import ShardSummary
     from vera_core.format.writer import Sink
     from vera_core.model import Entry, Origin
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 BATCH_BYTES = 8 << 20
-"""Of contents in memory at once."""
+"""Of stored contents in memory at once."""
 
 
 def shardfuls(repo: Repository, versions: Iterable[Version]) -> Iterator[list[Version]]:
@@ -36,7 +38,7 @@ def shardfuls(repo: Repository, versions: Iterable[Version]) -> Iterator[list[Ve
     waiting: list[Version] = []
     size = 0
     for version in sorted(versions, key=_place):
-        big = version.entry.size > config.inline_limit
+        big = _is_big(repo, version)
         full = len(waiting) == config.part_rows or size + version.entry.size > config.shard_bytes
         if waiting and (big or full or version.shard.retention_class != waiting[0].shard.retention_class):
             yield waiting
@@ -51,45 +53,69 @@ def shardfuls(repo: Repository, versions: Iterable[Version]) -> Iterator[list[Ve
 
 
 def copy_versions(repo: Repository, readers: ShardReaders, versions: Sequence[Version], scratch: Path) -> Finished:
-    """Builds the shard of one `shardfuls`; the same versions give the same bytes, whoever builds it.
+    """Builds the shard of one `shardfuls`. Unencrypted, the same versions give the same bytes, whoever builds it.
 
     Raises:
         IntegrityError: a version's bytes do not verify, or what was built does not.
     """
+    tenant = repo.naming(repo.keys.parse(versions[0].shard.key).tenant).tenant_key
+    sealer = None if tenant is None else ShardSealer.fresh(tenant, len(versions))
     handle = tempfile.NamedTemporaryFile(dir=scratch, prefix="copy-", suffix=".vera", delete=False)  # noqa: SIM115
     with handle:
-        summary = _write(repo, readers, versions, handle)
+        summary = _write(repo, readers, versions, handle, sealer)
     path = Path(handle.name)
     found = inspect_file(path)
-    if (found.sha256, found.entries) != (summary.sha256, len(versions)):
+    keyring = None if sealer is None else sealer.keyring(summary.sha256)
+    with FileSource(path) as source:
+        if tenant is not None and keyring is not None:
+            opener = ShardOpener(ShardReader.open(source, sealed=True), tenant, keyring)
+            opening = sum(1 for _ in opener.read_all())
+        else:
+            opening = found.entries
+    if (found.sha256, found.entries, opening) != (summary.sha256, len(versions), len(versions)):
         raise IntegrityError(
             "a shard that was just built does not verify",
             todo="Check this machine's memory and the spool's disk; nothing was uploaded.",
             path=path,
         )
     keys = [version.entry.key for version in versions[: FILTER_ENTRIES + 1]]
-    return Finished(LocalShard(path, summary.sha256, summary.size), summary, keys)
+    return Finished(LocalShard(path, summary.sha256, summary.size), summary, keys, keyring)
 
 
 def _place(version: Version) -> tuple[str, int, bytes, tuple[int, int]]:
     return (version.shard.retention_class, version.entry.key, version.entry.uid.encode(), version.origin)
 
 
-def _write(repo: Repository, readers: ShardReaders, versions: Sequence[Version], sink: Sink) -> ShardSummary:
+def _is_big(repo: Repository, version: Version) -> bool:
+    """Whether it has a shard of its own; what is sealed never does, though sealing makes it a little longer."""
+    return not version.shard.keyring and version.entry.size > repo.config.inline_limit
+
+
+def _write(
+    repo: Repository, readers: ShardReaders, versions: Sequence[Version], sink: Sink, sealer: ShardSealer | None
+) -> ShardSummary:
     retention = repo.config.retention(versions[0].shard.retention_class)
-    options = ShardOptions(bytes.fromhex(repo.config.repository_id), retention.name, retention.erasability)
+    encryption = None if sealer is None else sealer.encryption
+    options = ShardOptions(
+        bytes.fromhex(repo.config.repository_id), retention.name, retention.erasability, encryption=encryption
+    )
     writer = ShardWriter(sink, options=options)
-    if versions[0].entry.size > repo.config.inline_limit:
+    if _is_big(repo, versions[0]):
         _stream(repo, readers, versions[0], writer)
         return writer.finish()
-    for batch in _batches(versions):
-        contents = _contents(readers, batch)
-        for version in batch:
-            entry = version.entry
-            writer.append(
-                entry.uid, entry.created_at, encode(contents[version.origin], repo.config.compression),
-                media_type=entry.media_type, metadata=entry.metadata, origin=version.origin,
-            )  # fmt: skip
+    for versions_at_once in _batches(versions):
+        found = _encoded(repo, readers, versions_at_once)
+        entries = [found[version.origin][0] for version in versions_at_once]
+        names = Names(
+            [entry.uid for entry in entries],
+            [entry.created_at for entry in entries],
+            [(entry.media_type, entry.metadata) for entry in entries],
+            [version.origin for version in versions_at_once],
+        )
+        batch = EncodedBatch.of([found[version.origin][1] for version in versions_at_once])
+        if sealer is not None:
+            names, batch = sealer.seal(writer.entries, names, [each.entry.uid for each in versions_at_once], batch)
+        writer.append_batch(names, batch)
     return writer.finish()
 
 
@@ -117,13 +143,21 @@ def _batches(versions: Sequence[Version]) -> Iterator[list[Version]]:
     yield batch
 
 
-def _contents(readers: ShardReaders, versions: Iterable[Version]) -> dict[Origin, bytes]:
-    """The versions' contents, verified; what lies close together in a shard is one request."""
-    by_shard: dict[str, dict[Entry, Version]] = {}
+def _encoded(
+    repo: Repository, readers: ShardReaders, versions: Iterable[Version]
+) -> dict[Origin, tuple[Entry, Encoded]]:
+    """The versions as they were archived, and their contents, verified and encoded anew.
+
+    What lies close together in a shard is one request.
+    """
+    by_shard: dict[str, dict[int, Version]] = {}
     for version in versions:
-        by_shard.setdefault(version.shard.version_id, {})[version.entry] = version
-    return {
-        wanted[entry].origin: content
-        for wanted in by_shard.values()
-        for entry, content in readers.reader(next(iter(wanted.values())).shard).read_many(wanted)
-    }
+        by_shard.setdefault(version.shard.version_id, {})[version.entry.ordinal] = version
+    found: dict[Origin, tuple[Entry, Encoded]] = {}
+    for wanted in by_shard.values():
+        opener = readers.opener(next(iter(wanted.values())).shard)
+        for entry, content in opener.read_many([version.entry for version in wanted.values()]):
+            # By the digest that the file has had from the first, which may be a keyed one.
+            encoded = encode(content, repo.config.compression)._replace(sha256=entry.sha256)
+            found[wanted[entry.ordinal].origin] = entry, encoded
+    return found

@@ -16,12 +16,13 @@ from vera_core.config import MAX_RETENTION_DAYS
 from vera_core.errors import NotFoundError, RestrictedError, UsageError
 from vera_core.model import Lock, format_time
 from vera_core.operations.audited import audited
-from vera_core.operations.commit import sealed_number, settle, upload, whole_second
+from vera_core.operations.commit import sealed_number, settle, whole_second
 from vera_core.operations.copies import copy_versions, shardfuls
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.slotwise import append, by_slot, each_slot, until_in
+from vera_core.operations.storing import store_shard
 from vera_core.slotrecords import entries_json
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Work:
         repo, until = self.repo, self.order.until
         finished = copy_versions(repo, readers, versions, self.scratch)
         try:
-            place = upload(repo, self.state, finished.local)
+            place = store_shard(repo, self.log, self.state, finished, versions[0].shard.retention_class)
         finally:
             finished.local.path.unlink()
         shard = finished.stored_at(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vera_core.errors import ConflictError
 from vera_core.model import Lock
 from vera_core.operations.holdings import may_be_left_out
 from vera_core.slotrecords import repack_anchor
@@ -26,8 +25,8 @@ APPENDS = 64
 """Of getting the record into the slot's log: each that is lost was won by another record, which may change nothing."""
 
 
-class OutrunError(ConflictError):
-    """Another writer changed what a replacement rests on: plan it anew."""
+class OutrunError(LostAppendError):
+    """Another writer changed what a new shard rests on: plan it anew."""
 
 
 @dataclass(frozen=True, slots=True)
