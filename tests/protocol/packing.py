@@ -74,13 +74,13 @@ def local_kek() -> LocalKeys:
 
 def opened(store: ObjectStore, spool: Path, actor: str = "test", *, freshness_seconds: float = 5.0) -> Repository:
     """A new handle, as another process would have."""
-    place = Workplace(actor, spool, freshness_seconds, key_service=local_kek, buckets=_bucket)
+    place = Workplace(actor, spool, freshness_seconds, key_service=local_kek, buckets=known_bucket)
     return Repository(store, PREFIX, place)
 
 
-def copy_bucket() -> MemoryStore:
+def copy_bucket(**options: Any) -> MemoryStore:
     """A bucket in memory that repositories of this process find by its name, as for a registered copy of keys."""
-    store = MemoryStore(f"copy-{len(_BUCKETS)}")
+    store = MemoryStore(f"copy-{len(_BUCKETS)}", **options)
     _BUCKETS[store.bucket] = store
     return store
 
@@ -88,7 +88,8 @@ def copy_bucket() -> MemoryStore:
 _BUCKETS: dict[str, MemoryStore] = {}
 
 
-def _bucket(name: str) -> ObjectStore:
+def known_bucket(name: str) -> ObjectStore:
+    """The bucket of that name: one of `copy_bucket`, else one on the embedded server."""
     return _BUCKETS[name] if name in _BUCKETS else S3Store(name)
 
 
@@ -226,6 +227,6 @@ def pack(repo: Repository, source: MemorySource, day: date = DAY, revision: int 
 
 __all__ = [
     "CONFIG", "DAY", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
-    "assert_archived", "copied", "copy_bucket", "local_kek", "make_encrypted", "make_repository", "opened", "pack",
-    "some_files",
+    "assert_archived", "copied", "copy_bucket", "known_bucket", "local_kek", "make_encrypted", "make_repository",
+    "opened", "pack", "some_files",
 ]  # fmt: skip

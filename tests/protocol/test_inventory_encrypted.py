@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.protocol.packing import DAY, KEYS, PREFIX, make_encrypted, opened
+from tests.protocol.erasing import draft
+from tests.protocol.packing import DAY, KEYS, PREFIX, MemorySource, make_encrypted, opened, pack, some_files
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError
 from vera_core.operations import inventory_files
+from vera_core.operations.erasures import submit
+from vera_core.operations.inventory import write_inventory
 from vera_core.operations.inventory_files import inventory_writer, open_inventory
 from vera_core.operations.repository import Repository, Workplace
+from vera_core.operations.retrieve import Retriever
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,3 +119,29 @@ def test_a_pyarrow_that_cant_encrypt_is_named(
         open_inventory(repo, info)
     with pytest.raises(IncompatibleError, match="pyarrow that is installed can't encrypt"):
         put(repo, tmp_path / "another")
+
+
+def test_the_catalogue_lists_what_was_archived_and_an_erasure_takes_it_away(
+    memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    source = MemorySource([replace(file, metadata=(("customer", "4711"),)) for file in some_files(40)])
+    repo = make_encrypted(memory_store, tmp_path)
+    pack(repo, source)
+    report = write_inventory(repo, "default", DAY)
+    assert (report.files, report.content_bytes) == (40, sum(len(file.content) for file in source.files))
+    rows = listed(memory_store, tmp_path)
+    assert sorted(row["uid"] for row in rows) == sorted(file.uid for file in source.files)
+    assert {(row["media_type"], *row["metadata"]) for row in rows} == {("application/json", ("customer", "4711"))}
+    assert submit(opened(memory_store, tmp_path), draft(source.files[0].uid)).ok
+    assert not list(
+        memory_store.list_versions(KEYS.inventory_slot_prefix(Retriever(repo).slot(source.files[0].uid, DAY)))
+    )
+    write_inventory(opened(memory_store, tmp_path), "default", DAY)
+    rows = listed(memory_store, tmp_path)
+    assert sorted(row["uid"] for row in rows) == sorted(file.uid for file in source.files[1:])
+
+
+def listed(store: ObjectStore, spool: Path) -> list[dict[str, Any]]:
+    repo = opened(store, spool, "reader")
+    infos = store.list_versions(KEYS.inventory_day_prefix("default", DAY))
+    return [row for info in infos for row in open_inventory(repo, info).read().to_pylist()]
