@@ -158,7 +158,7 @@ class Life:
         repo = self.repo()
         assert execute_repack(repo, plan_repack(repo, all_slots(repo), ratio=0.0)).done
         repo = self.repo()
-        execute_optimize(repo, plan_optimize(repo, all_slots(repo), least_saved=1))
+        execute_optimize(repo, plan_optimize(repo, all_slots(repo)))
         write_inventory(self.repo(), "default", DAY)
 
     def look(self) -> None:
