@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -349,6 +350,15 @@ def test_no_redirect_is_followed(openbao: OpenBao, proxy: FaultyProxy) -> None:
         with pytest.raises(UnavailableError, match="answer is none"):
             service.current()
         assert elsewhere.seen == []
+
+
+def test_when_the_current_version_was_made(openbao: OpenBao) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    keys = openbao.keys()
+    first = keys.made()
+    assert began <= first <= datetime.now(UTC)
+    keys.rotate()
+    assert first <= keys.made() <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize("options", [{"key_type": "ed25519"}, {"key_type": "rsa-2048"}, {"key_type": "aes128-gcm96"}])

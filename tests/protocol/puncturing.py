@@ -13,6 +13,7 @@ from vera_core.operations.repository import Repository, Workplace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from vera_core.keys.service import KeyService, Outcome
@@ -36,6 +37,9 @@ class CountedKeys:
 
     def current(self) -> int:
         return self.service.current()
+
+    def made(self) -> datetime:
+        return self.service.made()
 
     def version(self, wrapped: bytes) -> int:
         return self.service.version(wrapped)

@@ -15,6 +15,7 @@ import secrets
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from cryptography.exceptions import InvalidTag
@@ -99,6 +100,11 @@ class LocalKeys:
     def current(self) -> int:
         """The number of the newest key in the file."""
         return len(self._keys())
+
+    def made(self) -> datetime:
+        """When the file was written, which only a rotation does."""
+        self._keys()
+        return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
 
     def version(self, wrapped: bytes) -> int:
         """The number of the key that a wrapped payload needs.

@@ -13,6 +13,7 @@ from vera_core.errors import VeraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
 T = TypeVar("T")
 
@@ -36,6 +37,9 @@ class KeyService(Protocol):
 
     def current(self) -> int:
         """The version that `wrap` and `rewrap` use now, asked of the service; 1 is the first."""
+
+    def made(self) -> datetime:
+        """When the current version was made, in UTC."""
 
     def version(self, wrapped: bytes) -> int:
         """The version that a wrapped payload needs. Reads the bytes only.

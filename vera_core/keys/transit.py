@@ -12,6 +12,7 @@ import base64
 import re
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import hvac
@@ -124,6 +125,18 @@ class TransitKeys:
             UsageError: the key is of a type that can't wrap, or needs a context.
             VeraError: as `service.KeyService` says.
         """
+        return self._latest()[0]
+
+    def made(self) -> datetime:
+        """When the server made the latest version of the key.
+
+        Raises:
+            UsageError, VeraError: as `current`.
+        """
+        return self._latest()[1]
+
+    def _latest(self) -> tuple[int, datetime]:
+        """The latest version of the key, once it is known to be one that can wrap, and when it was made."""
         key = self._ask(self._url("keys"))
         try:
             kind, derived, latest = key["type"], key["derived"], int(key["latest_version"])
@@ -135,8 +148,12 @@ class TransitKeys:
                 todo="Make one of type aes256-gcm96 that is not derived.",
                 kek=self.kek,
             )
+        try:
+            made = datetime.fromtimestamp(int(key["keys"][str(latest)]), UTC)
+        except (KeyError, TypeError, ValueError, OverflowError, OSError):
+            raise self._nonsense() from None
         self._usable = True
-        return latest
+        return latest, made
 
     def version(self, wrapped: bytes) -> int:
         """The version of the key in `vault:v<n>:...`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import RestrictedError, UnavailableError
+from vera_core.errors import NotFoundError, RestrictedError, UnavailableError
 from vera_core.keyspace import Keyspace
 from vera_core.store.base import MissingObjectError
 from vera_core.store.s3 import parse_uri
@@ -42,10 +42,13 @@ class KeyPlace(NamedTuple):
 
         Raises:
             UnavailableError: the place can't be reached, denies access, or its bucket is gone.
+            MissingObjectError: what was asked for is not there.
         """
         try:
             yield
-        except (UnavailableError, RestrictedError, MissingObjectError) as error:
+        except MissingObjectError:
+            raise
+        except (UnavailableError, RestrictedError, NotFoundError) as error:
             raise UnavailableError(
                 f"a place that keeps the repository's keys can't be used: {error.what}",
                 todo="Make it reachable and run this again. A copy that is gone for good: `vera keys copies remove`.",

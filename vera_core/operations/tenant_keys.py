@@ -8,33 +8,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vera_core.errors import IntegrityError, NotFoundError, PreconditionError, UnavailableError, VeraError
-from vera_core.keys.envelope import Envelope
+from vera_core.errors import IntegrityError, NotFoundError, PreconditionError, UnavailableError
 from vera_core.keys.tenant import TenantKey
+from vera_core.operations.key_objects import KeyObject, days_in, look
 from vera_core.store.base import ABSENT
-from vera_core.store.chain import earliest_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vera_core.keys.envelope import Envelope
     from vera_core.keys.service import KeyService
     from vera_core.model import Lock
+    from vera_core.operations.key_objects import KeyLook
     from vera_core.operations.key_places import KeyPlace
-    from vera_core.store.base import ObjectStore, VersionInfo
-
-
-class StoredTenantKey(NamedTuple):
-    """A tenant key as stored, closed: the version that counts, by which it may be replaced, and what it holds."""
-
-    info: VersionInfo
-    envelope: Envelope
-
-    @property
-    def secret(self) -> tuple[object, ...]:
-        """What two of them have in common if they hold the same secret, whatever wraps it."""
-        return self.envelope.header, self.envelope.nonce, self.envelope.sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +43,14 @@ class TenantKeys:
             VeraError: the key service's.
         """
         home = self.places[0]
-        stored = self.stored(home, tenant)
-        if stored is None:
+        envelope = self._envelope(tenant)
+        if envelope is None:
             raise NotFoundError(
                 "the tenant has no key: nothing of it was ever archived",
                 todo="Check the tenant's name. If it has files, restore its key with `vera keys restore`.",
                 tenant=tenant, bucket=home.store.bucket, key=home.keys.tenant_key(tenant),
             )  # fmt: skip
-        return TenantKey.open(self.service, self.repository_id, tenant, stored.envelope.encode())
+        return TenantKey.open(self.service, self.repository_id, tenant, envelope.encode())
 
     def make(self, tenant: str, lock: Lock | None) -> TenantKey:
         """As `open`; makes a fresh key where the tenant has none. Of several that do so at once, all get one key.
@@ -74,46 +62,51 @@ class TenantKeys:
             return self.open(tenant)
         home = self.places[0]
         key = home.keys.tenant_key(tenant)
+        self._check_new(tenant)
         sealed = TenantKey.fresh(self.repository_id, tenant).seal(self.service)
         with suppress(PreconditionError):
             home.store.put(key, sealed, condition=ABSENT, lock=lock)
-        stored = self.stored(home, tenant)
-        if stored is None:
+        envelope = self._envelope(tenant)
+        if envelope is None:
             raise UnavailableError(
                 "the tenant's key was stored and is not there", todo="Run it again.", tenant=tenant, key=key
             )
         for place in self.places[1:]:
             with place.reached(), suppress(PreconditionError):
-                place.store.put(place.keys.tenant_key(tenant), stored.envelope.encode(), condition=ABSENT, lock=lock)
-        return TenantKey.open(self.service, self.repository_id, tenant, stored.envelope.encode())
+                place.store.put(place.keys.tenant_key(tenant), envelope.encode(), condition=ABSENT, lock=lock)
+        return TenantKey.open(self.service, self.repository_id, tenant, envelope.encode())
 
-    def stored(self, place: KeyPlace, tenant: str) -> StoredTenantKey | None:
-        """The version of the tenant's key that counts in that place: the newest with the first one's secret.
+    def stored(self, place: KeyPlace, tenant: str) -> KeyLook:
+        """What lies under the key of the tenant's key in a place."""
+        parsed = place.keys.parse(place.keys.tenant_key(tenant))
+        return look(KeyObject(place, parsed, ()).again(), repository_id=self.repository_id, locked=self.locked)
+
+    def _check_new(self, tenant: str) -> None:
+        """Makes sure that a tenant without a key never had one: a second key would name its files anew.
 
         Raises:
-            IntegrityError: the first one is damaged.
+            IntegrityError: it had.
         """
-        key = place.keys.tenant_key(tenant)
-        infos = [info for info in place.store.list_versions(key) if info.key == key and not info.is_delete_marker]
-        first = earliest_record(place.store, infos, locked=self.locked)
-        if first is None:
-            return None
-        known = StoredTenantKey(first, _read(place.store, first))
-        for info in infos:
-            if info.version_id == first.version_id:
-                break
-            try:
-                found = StoredTenantKey(info, _read(place.store, info))
-            except VeraError:
-                continue  # a stranger's
-            if found.secret == known.secret:
-                return found
-        return known
+        kept = [place.uri for place in self.places[1:] if self.stored(place, tenant).envelope is not None]
+        if kept or any(True for _ in days_in(self.places[0], tenant)):
+            raise IntegrityError(
+                "the tenant's key is gone, and files are archived under it",
+                todo="Restore it with `vera keys restore`. With another key none of them would be found.",
+                tenant=tenant, bucket=self.places[0].store.bucket, key=self.places[0].keys.tenant_key(tenant),
+                copies=", ".join(kept) or "none",
+            )  # fmt: skip
 
+    def _envelope(self, tenant: str) -> Envelope | None:
+        """The one that counts in the repository's own bucket.
 
-def _read(store: ObjectStore, info: VersionInfo) -> Envelope:
-    try:
-        return Envelope.decode(store.get(info.key, version_id=info.version_id).data)
-    except IntegrityError as error:
-        error.where |= {"bucket": store.bucket, "key": info.key, "version_id": info.version_id}
-        raise
+        Raises:
+            IntegrityError: what lies there is damaged.
+        """
+        found = self.stored(self.places[0], tenant)
+        for finding in found.findings if found.envelope is None else ():
+            raise IntegrityError(
+                f"the tenant's key can't be used: {finding.what}",
+                todo="No file of the tenant is found without it. Restore it with `vera keys restore`.",
+                tenant=tenant, bucket=self.places[0].store.bucket, key=finding.key, version_id=finding.version_id,
+            )  # fmt: skip
+        return found.envelope

@@ -126,7 +126,8 @@ def command(
 
     With --encrypt every file is encrypted under a key of its own, and `vera erase` destroys that key at once, however
     long the object around it is locked. The keys are wrapped by a key encryption key that OpenBao, Vault or a local
-    file keeps, as [keys] in vera.toml says. Whether a repository is encrypted is fixed for its life: docs/encryption.md.
+    file keeps, as [keys] in vera.toml says. Whether a repository is encrypted is fixed for its life
+    (docs/encryption.md).
     """
     if keys_file is not None and not encrypt:
         raise UsageError("--keys-file is for encrypted repositories", todo="Add --encrypt.")
