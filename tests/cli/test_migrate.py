@@ -155,3 +155,37 @@ def test_it_stays_until_it_is_interrupted(ready: Path) -> None:
     assert rest == "", "a look that finds nothing says nothing"
     assert staying.returncode == 130
     assert errors.endswith("vera: interrupted\n")
+
+
+def test_a_source_is_looked_at_before_its_migration(business: Path) -> None:
+    done = vera("source", "check", "letters", "--json")
+    assert done.code == 0
+    (report,) = done.document["sources"]
+    assert (report["rows"], report["day_count"], report["sampled"]) == (30, 3, 30)
+    assert report["index_statement"] == "CREATE INDEX vera_by_time ON letters (created_at, uid)"
+    shown = vera("source", "check")
+    assert "no index begins with created_at" in shown.text
+    assert "vera init --bits 0" in shown.text
+    (business / "files" / f"{DAYS[1]}-3").unlink()
+    broken = vera("source", "check", "letters")
+    assert broken.code == 10
+    assert "1 of 30 rows of the sample would be rejected: missing-file" in broken.text
+    assert vera("source", "check", "letters", "--quick").code == 0, "looks at the first and the last day only"
+    change(business, "UPDATE letters SET created_at = NULL WHERE uid = '2026-03-02/3'")
+    assert "1 rows have no time" in vera("source", "check").text
+    assert vera("source", "check", "nobody").code == 2
+
+
+def test_what_a_source_will_cost(business: Path) -> None:
+    done = vera("cost", "letters", "--json")
+    assert done.code == 0
+    assert (done.document["files"], done.document["shards"]) == (30, 3)
+    assert "to write, packed" in vera("cost", "--files", "5_000", "--size", "1.5k").text
+    for arguments in (
+        ("cost",),
+        ("cost", "letters", "--files", "3"),
+        ("cost", "--files", "many"),
+        ("cost", "--files", "1z"),
+    ):
+        assert vera(*arguments).code == 2, arguments
+    assert business.exists()

@@ -20,6 +20,8 @@ from vera_core.cli.output import say
 COMMANDS = {
     "init": "Make a repository in a bucket.",
     "probe": "Check which promises a store keeps, and how the bucket is set up.",
+    "source": "Look at a source before its migration: columns, index, days, duplicates, epochs.",
+    "cost": "Estimate duration, objects, requests and monthly cost of an archive.",
     "pack": "Archive a directory, or the files that a list names, and verify them.",
     "migrate": "Archive and verify what is due of the sources that the settings name.",
     "get": "Fetch a file, verified.",

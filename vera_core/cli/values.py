@@ -11,10 +11,12 @@ from vera_core.errors import BadTimeError, UsageError
 from vera_core.model import Erasability, RetentionClass, check_name, parse_day, parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date, datetime
 
 DAYS_PER_YEAR = 365.25
 """Rounded up over the whole period: never shorter than as many calendar years."""
+_AMOUNT = re.compile(r"(?P<number>[0-9]{1,15}(\.[0-9]{1,6})?)(?P<unit>[a-z]?)")
 _PERIOD = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>[dy])")
 
 
@@ -88,3 +90,28 @@ def read_class(text: str) -> RetentionClass:
     return RetentionClass(
         check_name(name, "retention class"), read_period(period), Erasability(erasability or Erasability.ERASABLE)
     )
+
+
+def read_count(text: str) -> int:
+    """A number of things: 5_000_000, 100k, 100M, 5G in thousands.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return _scaled(text, {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3}, "number", "100M or 5_000_000")
+
+
+def read_size(text: str) -> int:
+    """A size in bytes: 4096, 4k, 1.5M, 2G in steps of 1,024.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return _scaled(text, {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}, "size", "4k or 1.5M")
+
+
+def _scaled(text: str, units: Mapping[str, int], what: str, example: str) -> int:
+    match = _AMOUNT.fullmatch(text.replace("_", "").replace(",", "").strip().lower())
+    if match is None or match["unit"] not in units:
+        raise UsageError(f"{text!r} is no {what}", todo=f"Write it like {example}.")
+    return round(float(match["number"]) * units[match["unit"]])

@@ -18,6 +18,7 @@ from vera_core.errors import UsageError
 from vera_core.model import from_micros
 from vera_core.source.base import Bounds, LateRows, LocalContents, Unreadable, Window, day_of, moment_of
 from vera_core.source.database import all_records, connect, connected, page_columns, translated
+from vera_core.source.examination import Examination
 from vera_core.source.files import LocalFiles
 from vera_core.source.inline import InlineContents
 from vera_core.source.mapping import ContentKind, TimeType
@@ -98,6 +99,11 @@ class SqlSource:
     def blind_spots(self) -> tuple[str, ...]:
         """See `Source.blind_spots`."""
         return () if self._queries.settings.late is not None else (NO_LATE_COLUMN,)
+
+    @property
+    def examination(self) -> Examination:
+        """Questions about the whole table, for a look at it before a migration."""
+        return Examination(self._engine, self._queries)
 
     @property
     def local(self) -> LocalContents | None:

@@ -150,11 +150,11 @@ class Queries:
     def extremes(self) -> sa.Select[Any]:
         """The least and the greatest created_at that is a time."""
         value = self._time_value
-        return sa.select(value(sa.func.min(self.time)), value(sa.func.max(self.time))).where(self._timed(), self.mine())
+        return sa.select(value(sa.func.min(self.time)), value(sa.func.max(self.time))).where(self.timed(), self.mine())
 
     def untimed(self, limit: int) -> sa.Select[Any]:
         """created_at (as text) and the uid's columns of rows whose time is none."""
-        missing = sa.or_(self.time.is_(None), sa.not_(self._timed()))
+        missing = sa.or_(self.time.is_(None), sa.not_(self.timed()))
         text = sa.cast(self.column(self.settings.created_at.column), sa.Text)
         return sa.select(text, *self._uids).where(missing, self.mine()).limit(limit)
 
@@ -169,7 +169,7 @@ class Queries:
         return sa.select(self._time_value()).where(
             sa.true() if after is None else self.late > after,
             self.late <= upto,
-            self._timed(),
+            self.timed(),
             self.time < self._bind(high),
             self.mine(),
         )
@@ -260,7 +260,7 @@ class Queries:
         shifted = sa.and_(sa.or_(*(self.time.like(form) for form in SHIFTED)), self.time.not_like(UNSHIFTED))
         return sa.and_(inside, sa.or_(sa.and_(self.time >= low, self.time < high), shifted))
 
-    def _timed(self) -> ColumnElement[bool]:
+    def timed(self) -> ColumnElement[bool]:
         """Rows whose created_at is a time in year 1 to 9999."""
         kind = self.settings.created_at.type
         if kind is TimeType.TEXT:
