@@ -78,12 +78,23 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate as stored: its document, the time and number of its record, and that record's SHA-256 (hex)."""
+
+    document: Mapping[str, Any]
+    time: datetime
+    number: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureRequest(Request):
     """A request as of its last record. Files are named by their place in `targets`.
 
     `requester` asked for it, `recorder` stored it here, mostly the same person; `received` is when the person asked,
     from which the law's month counts. A file is in `erased`, `missing` (not found) or `refused` once it was tried; else
-    it is still open. `last_erased` is when it was said for the last time that files are erased.
+    it is still open. `last_erased` is when it was said for the last time that files are erased. `destroyed` are those
+    of which certificates say that their keys are, in an encrypted repository.
     """
 
     recorder: str
@@ -95,6 +106,23 @@ class ErasureRequest(Request):
     hidden_until: datetime | None = None
     last_erased: datetime | None = None
     finished: datetime | None = None
+    destroyed: frozenset[int] = frozenset()
+    certificates: tuple[Certified, ...] = ()
+
+    @property
+    def keyed(self) -> bool:
+        """Whether it is one of an encrypted repository: then an erasure ends with the destruction of keys."""
+        return any(isinstance(target, NamedTarget) for target in self.targets)
+
+    @property
+    def undestroyed(self) -> list[int]:
+        """The files that are out of sight, but not certified to have no key any more; also of a declined request."""
+        return sorted(self.erased - self.destroyed) if self.keyed else []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return not self.open and not self.undestroyed
 
     @property
     def open(self) -> list[int]:
@@ -207,7 +235,24 @@ def _apply_done(before: ErasureRequest | None, record: Record) -> ErasureRequest
         hidden_until=max(ends, default=None),
         last_erased=parse_time(body["time"]) if body["erased"] else before.last_erased,
     )
-    return replace(after, finished=parse_time(body["time"])) if not after.open else after
+    return _ended(after, record)
+
+
+def _apply_certificate(before: ErasureRequest | None, record: Record) -> ErasureRequest:
+    assert before is not None
+    document = record.body["certificate"]
+    places = {checked_place(item["place"], before.targets, "files") for item in document["files"]}
+    certified = Certified(document, parse_time(record.body["time"]), record.number, record.digest)
+    after = replace(
+        before,
+        destroyed=before.destroyed | (places & before.erased),
+        certificates=(*before.certificates, certified),
+    )
+    return _ended(after, record)
+
+
+def _ended(after: ErasureRequest, record: Record) -> ErasureRequest:
+    return replace(after, finished=parse_time(record.body["time"])) if after.is_over else after
 
 
 HANDLERS: dict[str, Callable[[ErasureRequest | None, Record], ErasureRequest]] = {
@@ -216,6 +261,7 @@ HANDLERS: dict[str, Callable[[ErasureRequest | None, Record], ErasureRequest]] =
     "decline": apply_decline,
     "refuse": _apply_refuse,
     "done": _apply_done,
+    "certificate": _apply_certificate,
 }
 """Which types of record there are, and what each does."""
 

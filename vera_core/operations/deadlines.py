@@ -97,7 +97,7 @@ def survey_requests(
     return RequestsReport(
         ok=not any(finding.severity == "error" for finding in findings), tenant=tenant, now=now, complete=complete,
         requests=tuple(_line(repo, request, within, now) for request in found), findings=tuple(findings),
-        count=len(found), unfinished=sum(bool(request.open) for request in found),
+        count=len(found), unfinished=sum(not request.is_over for request in found),
         waiting=sum(len(_waiting(request, now)) for request in found),
         overdue=sum(
             sum(since + within < now for since in _waiting(request, now)) for request in found
@@ -120,6 +120,11 @@ def _waiting(request: ErasureRequest, now: datetime) -> list[datetime]:
 
 def _judge(repo: Repository, request: ErasureRequest, within: timedelta, now: datetime) -> list[Finding]:
     waiting = _waiting(request, now)
+    key = repo.keys.request_prefix(request.tenant, request.id)
+    left = len(request.undestroyed)
+    if left and request.last_erased is not None and now > request.last_erased + within / NEAR:
+        what = f"the keys of {left:,} files are not destroyed, though the files are out of sight"
+        return [Finding(what=what, key=key, todo="`vera erasures run` destroys them, or says what keeps it.")]
     if not waiting:
         return []
     since, files = min(waiting), f"{len(waiting):,} files" if len(waiting) > 1 else "a file"
@@ -133,7 +138,6 @@ def _judge(repo: Repository, request: ErasureRequest, within: timedelta, now: da
     else:
         return []
     todo = "Approve or decline it, then `vera erasures run`."
-    key = repo.keys.request_prefix(request.tenant, request.id)
     return [Finding(what=what, key=key, todo=todo, severity=severity)]
 
 

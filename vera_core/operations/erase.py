@@ -38,6 +38,7 @@ class Outcome(StrEnum):
     PLANNED = "to be erased"
     ERASED = "erased"
     ALREADY = "erased before"
+    DESTROYED = "erased, its keys destroyed"
     REFUSED = "refused"
     MISSING = "not found"
 

@@ -38,6 +38,7 @@ class Stage(StrEnum):
     WAITING = "waiting for approval"
     DUE = "to be run"
     REFUSED = "refused for now"
+    HIDDEN = "out of sight, keys to be destroyed"
     DONE = "done"
     DECLINED = "declined"
 
@@ -47,7 +48,8 @@ class ErasureReport(Report):
     """Where a request stands, and what this run came to, file by file. A plan says what a run would come to.
 
     `hidden_until`: the repository is not encrypted, so that bytes of these files stay in the bucket until then, hidden
-    from every reader of VERA. It is not `ok` while files are refused or missing, or the request waits.
+    from every reader of VERA. `destroyed` counts those whose keys are gone for good, in an encrypted repository. It is
+    not `ok` while files are refused or missing, keys not destroyed, or the request waits.
     """
 
     request: str
@@ -60,6 +62,7 @@ class ErasureReport(Report):
     files: tuple[FileErasure, ...]
     requested: int = figure("requested", "files")
     erased: int = figure("erased", "files")
+    destroyed: int = figure("whose keys are destroyed", "files")
     refused: int = figure("refused", "files")
     missing: int = figure("not found", "files")
     open: int = figure("still to be erased", "files")
@@ -83,7 +86,9 @@ def files_of(repo: Repository, request: ErasureRequest) -> list[FileErasure]:
     for place, target in enumerate(request.targets):
         slot, name = place_of(repo, request.tenant, target)
         outcome = Outcome.PLANNED
-        if place in request.erased:
+        if place in request.destroyed:
+            outcome = Outcome.DESTROYED
+        elif place in request.erased:
             outcome = Outcome.ERASED
         elif place in request.missing:
             outcome = Outcome.MISSING
@@ -151,6 +156,8 @@ def request_log(repo: Repository, tenant: str, request_id: str) -> RequestLog:
 
 def stage_of(repo: Repository, request: ErasureRequest) -> Stage:
     """How far a request is."""
+    if not request.open and request.undestroyed:
+        return Stage.HIDDEN
     if request.decliner:
         return Stage.DECLINED
     if not request.open:
@@ -167,8 +174,8 @@ def report_of(repo: Repository, request: ErasureRequest, files: Sequence[FileEra
         ok=stage is Stage.DONE and not request.missing, request=request.id, tenant=request.tenant, stage=stage,
         requester=request.requester, approver=request.approver, received=request.received,
         hidden_until=request.hidden_until, files=tuple(files), requested=len(request.targets),
-        erased=len(request.erased), refused=len(request.refused), missing=len(request.missing),
-        open=len(request.open),
+        erased=len(request.erased), destroyed=len(request.destroyed), refused=len(request.refused),
+        missing=len(request.missing), open=len(request.open),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from vera_core.erasures import ErasureRequest, NamedTarget, request_body
 from vera_core.errors import ConflictError, UsageError, VeraError
 from vera_core.model import format_time
 from vera_core.operations.audited import audited
+from vera_core.operations.certificates import certify
 from vera_core.operations.deciding import approving, check_not_declined, declining, store_decision, store_request
 from vera_core.operations.erase import FileErasure, Order, Outcome, erase, plan_erasure
 from vera_core.operations.erasure_reports import (
@@ -27,6 +28,7 @@ from vera_core.operations.erasure_reports import (
     stage_of,
 )
 from vera_core.operations.open_requests import enter, tend_requests
+from vera_core.operations.puncture import destroy_keys
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import place_of
 
@@ -71,7 +73,7 @@ def plan_request(repo: Repository, draft: Draft, progress: Callable[[int], None]
     began = time.monotonic()
     request = _drafted(repo, draft)
     files = plan_erasure(repo, _order(request, range(len(request.targets))), progress)
-    return replace(plan_of(request, files), seconds=time.monotonic() - began)
+    return _with_uids(repo, draft, replace(plan_of(request, files), seconds=time.monotonic() - began))
 
 
 def submit(repo: Repository, draft: Draft, progress: Callable[[int], None] | None = None) -> ErasureReport:
@@ -90,13 +92,20 @@ def submit(repo: Repository, draft: Draft, progress: Callable[[int], None] | Non
         log = _stored(repo, request)
         report = _execute(repo, log, progress)
         outcome.update(_summary(report))
-    return replace(report, seconds=time.monotonic() - began)
+    return _with_uids(repo, draft, replace(report, seconds=time.monotonic() - began))
 
 
 def run_request(
-    repo: Repository, tenant: str, request_id: str, progress: Callable[[int], None] | None = None
+    repo: Repository,
+    tenant: str,
+    request_id: str,
+    progress: Callable[[int], None] | None = None,
+    *,
+    again: bool = True,
 ) -> ErasureReport:
     """Executes what is open of a request, if it may be.
+
+    `again`: makes sure, too, that the keys of what it erased before are destroyed, whatever was put back since.
 
     Raises:
         NotFoundError: there is no such request.
@@ -107,7 +116,7 @@ def run_request(
     repo.writable_config()
     log = request_log(repo, tenant, request_id)
     with audited(repo, "erase", _subject(log.existing())) as outcome:
-        report = _execute(repo, log, progress)
+        report = _execute(repo, log, progress, again=again)
         outcome.update(_summary(report))
     return replace(report, seconds=time.monotonic() - began)
 
@@ -127,10 +136,11 @@ def run_due(repo: Repository, tenant: str, progress: Callable[[int], None] | Non
     read = tend_requests(repo, tenant)
     findings = [*read.findings.values()]
     for request in read.found:
-        if not request.due(now) or stage_of(repo, request) not in (Stage.DUE, Stage.REFUSED):
+        may = request.due(now) and stage_of(repo, request) in (Stage.DUE, Stage.REFUSED)
+        if not may and not request.undestroyed:
             continue
         try:
-            reports.append(run_request(repo, tenant, request.id, progress))
+            reports.append(run_request(repo, tenant, request.id, progress, again=False))
         except VeraError as error:
             findings.append(finding_of(error, repo.keys.request_prefix(tenant, request.id)))
     return run_of(reports, findings, began)
@@ -189,6 +199,16 @@ def _drafted(repo: Repository, draft: Draft) -> ErasureRequest:
     return request
 
 
+def _with_uids(repo: Repository, draft: Draft, report: ErasureReport) -> ErasureReport:
+    """The report with the uids that were asked for, in the place of names."""
+    uids = {place_of(repo, draft.tenant, target): target.uid for target in draft.targets}
+    known = {(str(slot), name): uid for (slot, name), uid in uids.items()}
+    return replace(
+        report,
+        files=tuple(replace(file, uid=known.get((file.slot, file.uid), file.uid)) for file in report.files),
+    )
+
+
 def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
     """The log of the request, with its first record stored, now or before."""
     log = request_log(repo, request.tenant, request.id)
@@ -204,20 +224,37 @@ def _stored(repo: Repository, request: ErasureRequest) -> RequestLog:
     return log
 
 
-def _execute(repo: Repository, log: RequestLog, progress: Callable[[int], None] | None) -> ErasureReport:
+def _execute(
+    repo: Repository, log: RequestLog, progress: Callable[[int], None] | None, *, again: bool = False
+) -> ErasureReport:
+    """Takes from sight what may be, then destroys its keys. `again`: also of files whose keys are destroyed already."""
     request = log.request
     assert request is not None
-    check_not_declined(request)
-    if stage_of(repo, request) is Stage.WAITING:
-        return report_of(repo, request)
-    files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
-    store_decision(repo, log, lambda request: _done_body(request, files))
-    store_decision(repo, log, lambda request: _refuse_body(request, files))
+    if not request.undestroyed:
+        check_not_declined(request)
+    files: list[FileErasure] = []
+    failed: VeraError | None = None
+    if not request.decliner and stage_of(repo, request) is not Stage.WAITING:
+        files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
+        store_decision(repo, log, lambda request: _done_body(request, files))
+        request = store_decision(repo, log, lambda request: _refuse_body(request, files))
+    failed = failed or _destroy(repo, log, sorted(request.erased) if again else request.undestroyed)
     if failed is not None:
         failed.where |= {"request": request.id}
         raise failed
-    assert log.request is not None
-    return report_of(repo, log.request, files)
+    return report_of(repo, log.request or request, files)
+
+
+def _destroy(repo: Repository, log: RequestLog, places: Sequence[int]) -> VeraError | None:
+    """Destroys the keys of files that are out of sight, and certifies it as far as it is done."""
+    request = log.request
+    assert request is not None
+    if not request.keyed or not places:
+        return None
+    slots = {place_of(repo, request.tenant, request.targets[place])[0]: None for place in places}
+    done, failed = destroy_keys(repo, slots)
+    certify(repo, log, done)
+    return failed
 
 
 def _done_body(request: ErasureRequest, files: Sequence[FileErasure]) -> dict[str, Any] | None:
@@ -279,6 +316,7 @@ def _summary(report: ErasureReport) -> dict[str, object]:
     return {
         "stage": report.stage.value,
         "erased": report.erased,
+        "destroyed": report.destroyed,
         "refused": report.refused,
         "missing": report.missing,
         "open": report.open,

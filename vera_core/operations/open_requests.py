@@ -101,7 +101,7 @@ def tend_requests(repo: Repository, tenant: str) -> Requests:
 def _is_current(request: ErasureRequest, now: datetime) -> bool:
     """Whether a request is open, or was until lately."""
     ends = [moment for moment in (request.finished, request.last_erased) if moment is not None]
-    return bool(request.open) or any(now < moment + KEPT for moment in ends)
+    return not request.is_over or any(now < moment + KEPT for moment in ends)
 
 
 def _read_index(repo: Repository, tenant: str) -> OpenRequests:
