@@ -10,18 +10,23 @@ import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vera_core.errors import NotFoundError, UnavailableError, UsageError
+from vera_core.errors import NotFoundError, UnavailableError, UsageError, VeraError
 from vera_core.format import Clues, FileSource
+from vera_core.format.layout import AES_256_GCM, UID_KEY, Encryption
+from vera_core.keys.envelope import Envelope
 from vera_core.keyspace import KeyKind, Keyspace
 from vera_core.operations.opening import open_repository
 from vera_core.store.s3 import S3Store, parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
+    from vera_core.keys.keyring import Keyring
+    from vera_core.keys.tenant import TenantKey
     from vera_core.operations.repository import Repository
     from vera_core.settings import Settings
     from vera_core.slots import ShardRef, SlotState
@@ -36,7 +41,8 @@ class Known:
     """What is known of a damaged shard without looking into it; None or empty where it isn't.
 
     `sha256`: all 64 hex digits of the shard's digest, or the 32 that its name has. `commit`: number of the commit that
-    brought it. `erased`: the versions that are not to be read any more, as ordinals by commit.
+    brought it. `erased`: the versions that are not to be read any more, as ordinals by commit. `keys` fetches what the
+    files of an encrypted shard are opened with.
     """
 
     version_id: str | None = None
@@ -44,6 +50,7 @@ class Known:
     commit: int | None = None
     clues: Clues = field(default_factory=Clues)
     erased: Mapping[int, Container[int]] = field(default_factory=dict)
+    keys: Callable[[], tuple[TenantKey, Keyring]] | None = None
 
     def __post_init__(self) -> None:
         if self.sha256 and not _DIGEST.fullmatch(self.sha256):
@@ -58,6 +65,7 @@ class Known:
             mine.repository_id or other.repository_id,
             mine.retention_class or other.retention_class,
             mine.erasability if mine.retention_class else other.erasability,
+            mine.encryption or other.encryption,
         )
         commit = more.commit if self.commit is None else self.commit
         return Known(
@@ -66,6 +74,7 @@ class Known:
             commit,
             clues,
             self.erased or more.erased,
+            self.keys or more.keys,
         )
 
 
@@ -148,21 +157,57 @@ def _in_bucket(name: str, given: Known, settings: Settings) -> tuple[ObjectStore
         named = re.search(r"(?:^|/)([0-9a-f]{32})\.vera$", key)
         return S3Store(bucket), key, given.completed(Known(sha256=named[1] if named else ""))
     repo = open_repository(settings)
-    return repo.store, key, given.completed(_recorded(repo, key, given.version_id))
+    return repo.store, key, given.completed(recorded(repo, key, given.version_id))
 
 
-def _recorded(repo: Repository, key: str, version_id: str | None) -> Known:
-    """What config and slot log say of a shard."""
+def recorded(repo: Repository, key: str, version_id: str | None = None) -> Known:
+    """What config, slot log and keyring say of a shard of the repository.
+
+    Raises:
+        UsageError: it is no shard's key.
+        IntegrityError, IncompatibleError: nothing of the slot's log can be trusted.
+    """
     parsed = repo.keys.parse(key)
-    assert parsed.day is not None
+    if parsed.kind is not KeyKind.SHARD or parsed.day is None:
+        raise UsageError(
+            "this is no shard's key in the repository",
+            todo="Give it as `vera verify` prints it, with the repository's prefix.", key=key, repository=repo.uri,
+        )  # fmt: skip
     repository_id = bytes.fromhex(repo.config.repository_id)
     state = repo.slot_log(parsed.slot(repo.config.routing.n_bits(parsed.day))).load()
     shard = _named(state, key, version_id)
     if shard is None:
         return Known(sha256=parsed.digest, clues=Clues(repository_id))
     retention_class = repo.config.retention(shard.retention_class)
-    clues = Clues(repository_id, retention_class.name, retention_class.erasability)
-    return Known(shard.version_id, shard.sha256, shard.number, clues, state.dead)
+    clues = Clues(repository_id, retention_class.name, retention_class.erasability, _scheme(repo, shard))
+    keys = partial(_keys, repo, parsed.tenant, shard) if shard.keyring else None
+    return Known(shard.version_id, shard.sha256, shard.number, clues, state.dead, keys)
+
+
+def _scheme(repo: Repository, shard: ShardRef) -> Encryption | None:
+    """What an encrypted shard's header says of its keys, by its keyring; None where that can't be asked.
+
+    No key service is needed: what is made of it proves itself by the header's checksum.
+    """
+    if not shard.keyring:
+        return None
+    try:
+        header = Envelope.decode(repo.store.get(repo.keyrings.key_of(shard)).data).header
+    except VeraError:
+        return None
+    return Encryption(header.keyring_id, UID_KEY, AES_256_GCM, header.depth)
+
+
+def _keys(repo: Repository, tenant: str, shard: ShardRef) -> tuple[TenantKey, Keyring]:
+    """The tenant's key and the shard's keyring.
+
+    Raises:
+        IntegrityError: one of them is gone, damaged or older than the slot log says.
+        VeraError: the key service's.
+    """
+    key = repo.naming(tenant).tenant_key
+    assert key is not None
+    return key, repo.keyrings.fetch(shard).keyring
 
 
 def _named(state: SlotState, key: str, version_id: str | None) -> ShardRef | None:

@@ -1,6 +1,7 @@
 """Recovering a damaged shard: what can be saved of it, and writing that to a shard that verifies.
 
-Nothing is changed in the repository. Saved files are written out by extract.py.
+Nothing is changed in the repository. An encrypted shard is recovered without its keys, with its files as they are
+sealed. Saved files are opened and written out by extract.py.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class RecoveryReport(Report):
     lost: int = figure("files lost", "files")
     searched: int = figure("saved from groups that were searched for", "files")
     erased: int = figure("erased, not written", "files")
+    unopened: int = figure("that do not open, not written", "files")
     content_bytes: int = figure("their size", "bytes")
 
 
@@ -83,7 +85,7 @@ class RecoveryPlan:
 
 
 @dataclass(slots=True)
-class _Damages:
+class Damages:
     """Gathers damages: the first ones, and how many there are."""
 
     tell: Callable[[Damage], None] | None
@@ -121,11 +123,11 @@ def plan_recovery(
         UnavailableError: it can't be read.
     """
     began = time.monotonic()
-    damages = _Damages(tell)
+    damages = Damages(tell)
     total = damaged.source.read_suffix(1)[1]
     passed = None if progress is None else lambda position: progress(min(position, total), total)
     known = damaged.known
-    result = survey(damaged.source, known.clues, tell=damages.take, progress=passed)
+    result = survey(damaged.source, known.clues, tell=damages.take, progress=passed, sealed=True)
     sha256 = ""
     obstacle: VeraError | None = None
     try:
@@ -178,7 +180,7 @@ def execute_recovery(
     summary = rebuild(plan.survey, file, commit=plan.damaged.known.commit, progress=passed)
     file.flush()
     with FileSource(Path(file.name)) as source:
-        verified = ShardReader.open(source).verify()
+        verified = ShardReader.open(source, sealed=True).verify()
     if (verified.sha256, verified.entries) != (summary.sha256, plan.report.saved):
         raise FormatError(
             "what was written is not what was read", todo="Check this machine's memory and disk.", path=file.name

@@ -50,6 +50,7 @@ def command(
 
     Lists the latest version of every file of which some version that is not erased has all the metadata: of a person,
     say, whose files are to be erased. There is no index of metadata, so every day is read; --from and --to save time.
+    Of an encrypted repository the contents are read too: metadata are sealed with them.
     The list that -o writes is for you to look through: take out what should stay, then give it to `vera erase --list`.
     Nothing is changed. If a slot can't be read, there is an error and no list, for it would not be complete.
     """
@@ -92,5 +93,5 @@ app = command_app(
 vera find customer=4711 --from 2019-01-01 -o customer.csv
 vera find customer=4711 type=invoice
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.RESTRICTED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
 )

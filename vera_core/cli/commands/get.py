@@ -76,5 +76,5 @@ vera get invoices/2026-000017.pdf --created-at 2026-03-01 -o invoice.pdf
 vera get 01890a5d-ac96-774b-bcce-b302099a8057 | jq .     # a uid that carries its time
 vera get contract-7 --created-at 2026-03-01 --version 3.17 -o old.pdf --force
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.ERASED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.ERASED, Kind.RESTRICTED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
 )

@@ -99,5 +99,5 @@ vera ls
 vera ls 2026-03-01
 vera ls 2026-03-01 --json | jq -r '.files[] | select(.media_type == "application/pdf") | .uid'
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.RESTRICTED, Kind.INTEGRITY, Kind.UNAVAILABLE),
 )

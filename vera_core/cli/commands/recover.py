@@ -18,11 +18,17 @@ from vera_core.cli.progress import meters
 from vera_core.errors import Kind, UsageError
 from vera_core.format import Clues, Damage
 from vera_core.model import Erasability, check_name
-from vera_core.operations.damaged import Damaged, Known, open_damaged
+from vera_core.operations.damaged import Damaged, Known, open_damaged, recorded
 from vera_core.operations.extract import extract, new_directory
 from vera_core.operations.opening import open_repository
 from vera_core.operations.putback import damaged_shard, put_back
-from vera_core.operations.recover import Outcome, RecoveryReport, execute_recovery, plan_recovery
+from vera_core.operations.recover import (
+    DAMAGES_SHOWN,
+    Outcome,
+    RecoveryReport,
+    execute_recovery,
+    plan_recovery,
+)
 from vera_core.operations.report import as_json as jsonable
 from vera_core.operations.report import figures
 from vera_core.store.s3 import parse_uri
@@ -92,9 +98,13 @@ def command(
     key: Annotated[
         str | None,
         typer.Option(
-            "--key", metavar="KEY", help="The key that --put-back puts a local file to, as `vera verify` prints it."
+            "--key", metavar="KEY", help="Which shard of the repository a copy is of, as `vera verify` prints its key."
         ),
     ] = None,
+    sealed: Annotated[
+        bool,
+        typer.Option("--sealed", help="Without keys: --files of an encrypted shard writes them as they are sealed."),
+    ] = False,
     dry_run: DryRunOption = False,
     repository: RepositoryOption = None,
     settings: SettingsOption = None,
@@ -106,7 +116,8 @@ def command(
     footer are made anew: all that they say is said in the shard's data as well. Where the data is whole, the result is
     bit for bit the shard that was archived, which its digest proves, if its name or the slot log tells that. Else the
     files that are left are written to a new shard, and every loss is told: its place, its ordinals, and the uid where
-    that is known. A file is saved only if its content matches the SHA-256 that was taken when it was archived.
+    that is known. A file is saved only if its content matches the SHA-256 that was taken when it was archived; one of
+    an encrypted shard, if its bytes match their CRC32.
 
     SHARD is never changed, and no FILE is there before it is whole and verified. A local file needs no repository. Of a
     shard in the repository the slot log tells version, digest, class and commit.
@@ -117,12 +128,20 @@ def command(
 
     With --files the saved files are written to DIR, under their uids where these are good names, and listed in
     DIR/files.jsonl, which `vera pack` takes. Files that were erased are left out where the slot log tells of them.
+
+    An encrypted shard is recovered and put back without its keys. Only --files takes them: of the repository, in which
+    --key says where the shard of a local file lies. With --sealed the files are written as they are sealed, listed in
+    DIR/sealed.jsonl; that they are what was archived is proved only when they are opened.
     """
+    if sealed and files is None:
+        raise UsageError("--sealed is about --files", todo="Name a directory with it, or leave --sealed out.")
     known = Known(version_id, (sha256 or "").lower(), commit, _clues(repository_id, retention_class))
     chosen = load_settings(settings, repository=repository)
     place = _place(shard, key, chosen) if wanted_back else None
     with ExitStack() as stack:
         given = known if place is None else known.completed(place.known)
+        if key is not None and place is None:
+            given = known.completed(recorded(open_repository(chosen), key, version_id))
         damaged = stack.enter_context(open_damaged(shard, given, chosen))
         wants_shard = not dry_run and (output is not None or files is None or wanted_back)
         targets = _Targets(
@@ -130,6 +149,7 @@ def command(
             files=None if dry_run else files,
             losses=losses,
             force=force,
+            sealed=sealed,
         )
         targets.check(shard)
         report = _recover(damaged, targets, quiet=as_json)
@@ -146,7 +166,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a shard is put back to, and what the slot log says of the one that was archived there."""
+    """Where a shard is put back to, and what is known of the one that was archived there."""
 
     repo: Repository
     key: str
@@ -165,17 +185,19 @@ def _place(shard: str, key: str | None, settings: Settings) -> _Place:
     repo = open_repository(settings)
     name = key or (parse_uri(shard)[1] if shard.startswith("s3://") else shard)
     archived = damaged_shard(repo, name)[1]
-    return _Place(repo, name, Known(sha256=archived.sha256, commit=archived.number))
+    known = recorded(repo, name, archived.version_id)
+    return _Place(repo, name, known if key is None else replace(known, version_id=None))
 
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """What is to be written where; None: not."""
+    """What is to be written where; None: not. `sealed`: the files as they are sealed."""
 
     shard: Path | None
     files: Path | None
     losses: Path | None
     force: bool
+    sealed: bool
 
     def check(self, name: str) -> None:
         """Makes sure that nothing is written over the damaged shard, or over another target.
@@ -213,8 +235,13 @@ def _recover(damaged: Damaged, targets: _Targets, *, quiet: bool) -> RecoveryRep
             report = execute_recovery(plan, shard, progress=_in_mebibytes(each("writing the shard")))
             report = replace(report, output=str(targets.shard))
         if files is not None:
-            erased = extract(plan, files, progress=_in_mebibytes(each("writing the files")))
-            report = replace(report, files=str(targets.files), erased=erased)
+            shown = _in_mebibytes(each("writing the files"))
+            left_out = extract(plan, files, sealed=targets.sealed, tell=tell, progress=shown)
+            report = replace(
+                report, ok=report.ok and not left_out.unopened, files=str(targets.files), erased=left_out.erased,
+                unopened=left_out.unopened, damages=(report.damages + left_out.damages)[:DAMAGES_SHOWN],
+                damaged=report.damaged + left_out.unopened,
+            )  # fmt: skip
         return report
 
 
@@ -260,7 +287,7 @@ def _show(report: RecoveryReport) -> None:
     say(report.shard + (f", version {report.version_id}:" if report.version_id else ":"))
     _show_damages(report)
     say(_verdict(report))
-    rare = {"searched", "erased"}
+    rare = {"searched", "erased", "unopened"}
     shown = [item for item in figures(report) if item.value or item.name not in rare]
     shown.sort(key=lambda item: item.name == "seconds")
     show_pairs([(item.label, amount(item.value, item.unit, said=item.label)) for item in shown])
@@ -270,7 +297,7 @@ def _show(report: RecoveryReport) -> None:
     if report.output:
         say(f"Wrote the shard to {report.output}, and verified it.")
     if report.files:
-        say(f"Wrote the files to {report.files}; files.jsonl there lists them.")
+        say(f"Wrote the files to {report.files}, with a list of them.")
 
 
 def _show_put_back(report: RecoveryReport, *, wanted: bool) -> None:
@@ -331,6 +358,15 @@ vera recover s3://archive/documents/t/default/20260301/0/0c3d5e.vera --files sav
 vera recover t/default/20260301/0/0c3d5e.vera --losses lost.jsonl --json
 vera recover t/default/20260301/0/0c3d5e.vera --put-back
 vera recover replica/0c3d5e.vera --put-back --key t/default/20260301/0/0c3d5e.vera
+vera recover 0c3d5e.vera --files saved --key t/default/20260301/0/0c3d5e.vera    # an encrypted shard's
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE, Kind.INCOMPATIBLE),
+    codes=(
+        Kind.USAGE,
+        Kind.NOT_FOUND,
+        Kind.RESTRICTED,
+        Kind.INTEGRITY,
+        Kind.CONFLICT,
+        Kind.UNAVAILABLE,
+        Kind.INCOMPATIBLE,
+    ),
 )

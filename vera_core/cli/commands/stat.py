@@ -41,7 +41,8 @@ def command(
     """Show what is archived of a file, without its bytes.
 
     Size, digest, media type, metadata, the shard that holds it, until when that is locked, and which legal cases hold
-    the file.
+    the file. In an encrypted repository too, these are those of the file, and the digest is the SHA-256 of its content;
+    of an erased version nothing is known there but where it lies.
     """
     if versions and version is not None:
         raise UsageError("--versions shows them all, --version N one", todo="Give one of the two.")
@@ -108,5 +109,5 @@ vera stat invoices/2026-000017.pdf --created-at 2026-03-01
 vera stat contract-7 --created-at 2026-03-01 --versions
 vera stat contract-7 --created-at 2026-03-01 --json | jq -r .sha256
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.ERASED, Kind.INTEGRITY, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.ERASED, Kind.RESTRICTED, Kind.INTEGRITY, Kind.UNAVAILABLE),
 )

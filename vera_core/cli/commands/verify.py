@@ -40,6 +40,9 @@ def command(
     that a case needs, and for every shard by its VersionId: that it is there and has its size, or with --deep that
     every byte of it verifies. A finding names key and version, and is exit code 6. Whether source and archive agree is
     checked by `vera migrate`, which knows the source.
+
+    Of an encrypted shard the keyring is opened as well, and with --deep every file that was not erased. That takes the
+    key service: without it there is an error, and no verdict.
     """
     days = read_days(first, last)
     repo = open_repository(load_settings(settings, repository=repository))
@@ -62,5 +65,5 @@ vera verify
 vera verify --deep --from 2026-03-01 --to 2026-03-31
 vera verify --deep --json | jq '.checks[].findings'
 """,
-    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.UNAVAILABLE),
+    codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.RESTRICTED, Kind.INTEGRITY, Kind.UNAVAILABLE),
 )
