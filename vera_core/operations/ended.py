@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vera_core.disposals import EndedShard
 from vera_core.model import format_time
 from vera_core.operations.commit import sealed_number, settle
+from vera_core.operations.holdings import disposed_shards
 from vera_core.operations.legal_holds import sync_legal_holds
 from vera_core.operations.lookup import ShardReaders, shards_holding
 from vera_core.operations.slotwise import append, drop_inventory, until_in
@@ -73,10 +74,23 @@ def dispose_in(repo: Repository, slot: Slot, request: str, shards: Mapping[int, 
     verdicts = until_in(log, state, step)
     settle(repo, log, state, sealed)
     sync_legal_holds(repo, log, state)
+    _destroy_keys(repo, state)
     numbers = [record.number for record in state.records if record.type == "dispose"]
     if numbers:
         drop_inventory(repo, slot, max(numbers))
     return list(verdicts.items())
+
+
+def _destroy_keys(repo: Repository, state: SlotState) -> None:
+    """Makes unreadable what was disposed of, without waiting for the deletion of its shards.
+
+    What a lock keeps goes with its shard. So do the keys of shards that a repack had replaced by a disposed one.
+    """
+    needed = {shard.key for shard in state.live()}
+    for shard in disposed_shards(state):
+        if shard.keyring and shard.key not in needed:
+            repo.keyrings.delete(shard.key)
+            repo.keyrings.forget(shard)
 
 
 def _copy_is_missing(repo: Repository, state: SlotState, now: datetime) -> bool:

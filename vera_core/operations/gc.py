@@ -316,6 +316,7 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
             judged = _judge(repo, state, info, ends, grace)
             if judged.step is Step.DELETE:
                 _delete_version(repo, line)
+                _delete_keyring(repo, state, line)
             done.append(judged)
         except MissingObjectError:
             # Somebody else was quicker.
@@ -337,6 +338,16 @@ def _delete_version(repo: Repository, line: GcLine) -> None:
             for version_id in there:
                 place.store.delete(key, version_id=version_id)
     repo.store.delete(line.key, version_id=line.version_id)
+
+
+def _delete_keyring(repo: Repository, state: SlotState, line: GcLine) -> None:
+    """Deletes the keyring of a shard of which this was the last version; one that is locked longer goes as garbage."""
+    is_live = any(shard.key == line.key for shard in state.live())
+    if not any(shard.key == line.key and shard.keyring for shard in state.superseded) or is_live:
+        return
+    infos = repo.store.list_versions(line.key)
+    if not any(info.key == line.key and not info.is_delete_marker for info in infos):
+        repo.keyrings.delete(line.key)
 
 
 def _tag(repo: Repository, slot: Slot, lines: Sequence[GcLine], tags: ColdTags) -> int:

@@ -91,6 +91,17 @@ def tombstones(state: SlotState) -> dict[str, set[Origin]]:
     return dict(found)
 
 
+def disposed_shards(state: SlotState) -> list[ShardRef]:
+    """The shards that disposals took out of the archive; `state` must come from the whole log."""
+    named = {
+        (item["key"], item["version_id"])
+        for record in _counting(state)
+        if record.type == "dispose"
+        for item in record.body["shards"]
+    }
+    return [shard for shard in state.superseded if (shard.key, shard.version_id) in named]
+
+
 def _counting(state: SlotState) -> Iterator[Record]:
     """The records that count."""
     strays = set(state.strays)

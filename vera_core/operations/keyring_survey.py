@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import day_text
+from vera_core.operations.holdings import disposed_shards
 from vera_core.operations.keyring_proof import look_at_keyring
 from vera_core.operations.proving import Check, CheckResult, finding_of
 from vera_core.operations.report import Report, figure
@@ -89,8 +90,10 @@ def _look(slot: Slot, repo: Repository) -> list[_Seen]:
         state = repo.slot_log(slot).load()
     except (IntegrityError, IncompatibleError) as error:
         return [_Seen([], [finding_of(error)])]
-    # A superseded shard goes one day, and its keyring with it.
-    shards = [*state.live(), *(shard for shard in state.superseded if _is_there(repo, shard))]
+    # A superseded shard goes one day, and its keyring with it; what was disposed of has lost its keyring already.
+    disposed = disposed_shards(state)
+    kept = (shard for shard in state.superseded if shard not in disposed and _is_there(repo, shard))
+    shards = [*state.live(), *kept]
     return [_Seen([look_at_keyring(repo, shard) for shard in shards if shard.keyring], [])]
 
 

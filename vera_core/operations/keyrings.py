@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import IntegrityError, VeraError
+from vera_core.errors import IntegrityError, RestrictedError, VeraError
 from vera_core.format.source import Naming
 from vera_core.keys.cache import KeyringCache
 from vera_core.keys.keyring import Keyring, Wanted, open_keyrings, seal_keyrings
+from vera_core.keyspace import keyring_of
 from vera_core.store.base import ABSENT, MissingObjectError
 
 if TYPE_CHECKING:
@@ -99,6 +100,26 @@ class Keyrings:
     def forget(self, shard: ShardRef) -> None:
         """Gives out nothing any more that was fetched for that shard before."""
         self._cache.forget(bytes.fromhex(shard.sha256))
+
+    def delete(self, shard: str) -> bool:
+        """Deletes the keyring of a shard (its key) that nothing needs any more: each version, the copies' ones first.
+
+        False where a lock keeps one.
+
+        Raises:
+            UnavailableError: a place can't be reached.
+        """
+        name, all_gone = keyring_of(shard).removeprefix(self._home.keys.root), True
+        for place in reversed(self.places()):
+            key = f"{place.keys.root}{name}"
+            with place.reached():
+                versions = [info.version_id for info in place.store.list_versions(key) if info.key == key]
+            for version_id in versions:
+                try:
+                    place.store.delete(key, version_id=version_id)
+                except RestrictedError:
+                    all_gone = False
+        return all_gone
 
     def _searched(self, shard: ShardRef, trouble: VeraError) -> Found:
         """The keyring among all versions of its key: the newest one may be a stranger's, or hidden."""

@@ -38,6 +38,8 @@ def unsealing(opener: Callable[[], ShardOpener]) -> Unseal:
 
     def unseal(living: Living, sealed: Sequence[bytes]) -> tuple[Living, list[bytes]]:
         insides = list(_insides(opened(), living, sealed))
+        uids = [inside.uid for inside in insides]
+        _check_names(opened(), living, uids)
         stored = [inside.stored.stored for inside in insides]
         rows = living.rows.copy()
         rows["created_at"] = [inside.created_at for inside in insides]
@@ -46,7 +48,7 @@ def unsealing(opener: Callable[[], ShardOpener]) -> Unseal:
         rows["parameter"] = [inside.stored.parameter for inside in insides]
         rows["stored_size"] = list(map(len, stored))
         attributes = [Attributes(inside.media_type, inside.metadata) for inside in insides]
-        return Living(rows, [inside.uid.encode() for inside in insides], attributes), stored
+        return Living(rows, [uid.encode() for uid in uids], attributes), stored
 
     return unseal
 
@@ -58,12 +60,17 @@ def _insides(opener: ShardOpener, living: Living, sealed: Sequence[bytes]) -> It
     leaves = opener.keyring.tree.leaves(ordinals)
     for ordinal, name, data in zip(ordinals, living.uids, sealed, strict=True):
         try:
-            inside = parse_inside(files.open(ordinal, _leaf(leaves), data))
-            if opener.tenant.keyed_uid(inside.uid).encode() != name:
-                raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE)
+            yield parse_inside(files.open(ordinal, _leaf(leaves), data))
         except VeraError as error:
             raise named(error, {**opener.reader.source.where, "uid": name.decode(), "entry": ordinal}) from error
-        yield inside
+
+
+def _check_names(opener: ShardOpener, living: Living, uids: Sequence[str]) -> None:
+    names = [name.decode() for name in living.uids]
+    for name, keyed, ordinal in zip(names, opener.tenant.keyed_texts(uids), living.rows["ordinal"], strict=True):
+        if keyed != name:
+            where = {**opener.reader.source.where, "uid": name, "entry": int(ordinal)}
+            raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE, **where)
 
 
 def _leaf(leaves: Iterator[bytes]) -> bytes:
