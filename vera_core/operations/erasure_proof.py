@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import ErasedError, IncompatibleError, IntegrityError, NotFoundError
+from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import day_text
 from vera_core.operations.holdings import tombstones
 from vera_core.operations.proving import Check, CheckResult, finding_of, sidecar_trouble
@@ -36,7 +36,7 @@ class _Erased(NamedTuple):
     """A version that nobody may read any more."""
 
     slot: Slot
-    uid: str
+    name: str
     origin: Origin
 
 
@@ -78,7 +78,7 @@ def prove_erased(repo: Repository, tenant: str, day: date, *, sample: int = SAMP
             unreadable.take(1, [_nameless(error)])
             continue
         sidecars.take(1, sidecar_trouble(log, state))
-        erased += [_Erased(slot, uid, origin) for uid, origins in tombstones(state).items() for origin in origins]
+        erased += [_Erased(slot, name, origin) for name, origins in tombstones(state).items() for origin in origins]
     tried = random.sample(erased, min(sample, len(erased)))
     _try(repo, tenant, tried, unreadable)
     checks = (unreadable.result(), sidecars.result())
@@ -92,16 +92,14 @@ def prove_erased(repo: Repository, tenant: str, day: date, *, sample: int = SAMP
 def _try(repo: Repository, tenant: str, tried: Sequence[_Erased], check: Check) -> None:
     """Asks a reader that knows nothing yet for each version by its name."""
     reader = Retriever(repo, tenant)
-    for slot, uid, origin in tried:
+    for slot, name, origin in tried:
         version = f"{origin.commit}.{origin.ordinal}"
         try:
-            reader.stream(uid, slot.day, version=version)
-        except (ErasedError, NotFoundError):
-            check.take(1, [])
+            served = reader.serves(slot, name, version)
         except (IntegrityError, IncompatibleError) as error:
             check.take(1, [_nameless(error)])
         else:
-            check.take(1, [_served(slot, version)])
+            check.take(1, [_served(slot, version)] if served else [])
 
 
 def _nameless(error: VeraError) -> Finding:

@@ -141,6 +141,17 @@ class Retriever:
         with self._reading(uid, slot, version):
             return self._readers.opener(found.shard).stream(found.entry)
 
+    def serves(self, slot: Slot, name: str, version: str) -> bool:
+        """Whether that version of a file would be given to who asks for it; by its name, for nobody may know the uid.
+
+        Raises:
+            IntegrityError, VeraError: as `get`.
+        """
+        state = self._state(slot, time.monotonic() - self._repo.workplace.freshness_seconds)
+        found = _matching(self._versions(state, name), version)
+        living = [version for version in found if not state.is_dead(version.origin)]
+        return bool(readable(self._readers, living[-1:]))
+
     def list_day(self, day: date) -> Iterator[FileReport]:
         """The latest living version of every file of a day's slots, slot by slot in key order; memory stays bounded."""
         self._repo.refresh_config()
@@ -225,9 +236,11 @@ class Retriever:
     ) -> tuple[Slot, SlotState, list[Version]]:
         slot = self.slot(uid, created_at)
         state = self._state(slot, oldest)
-        name = self._name(uid)
-        found = versions_of(self._readers, state, name, self._repo.naming(self._tenant).key(name))
+        found = self._versions(state, self._name(uid))
         return slot, state, found if wanted is None else _matching(found, wanted)
+
+    def _versions(self, state: SlotState, name: str) -> list[Version]:
+        return versions_of(self._readers, state, name, self._repo.naming(self._tenant).key(name))
 
     def _name(self, uid: str) -> str:
         return self._repo.naming(self._tenant).name(uid)
