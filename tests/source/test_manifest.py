@@ -19,18 +19,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError
+from vera_core.keys.naming import PLAIN
 from vera_core.model import Slot
 from vera_core.routing import DAY_MICROS, Routing, RoutingEpoch, UidScheme, uid_key
-from vera_core.source import manifest as manifests
+from vera_core.source import blocks, sorting
 from vera_core.source import rows as row_types
-from vera_core.source import sorting
 from vera_core.source.base import Window
-from vera_core.source.manifest import BLOCK_ROWS, Freezing, Manifest, freeze
+from vera_core.source.blocks import BLOCK_ROWS
+from vera_core.source.manifest import Freezing, Manifest, freeze
 from vera_core.source.revisions import new_rows
 from vera_core.source.rows import RawRow, RejectReason, Row, batched, metadata_text, metadata_texts, parse_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
 DAY = date(2026, 3, 1)
 WINDOW = Window("documents", "default", DAY)
@@ -95,7 +96,7 @@ def test_rows_come_back_sorted_however_they_were_merged(
         patch.setattr(sorting, "FAN_IN", data.draw(st.integers(2, 4)))
         patch.setattr(sorting, "CHUNK_ROWS", data.draw(st.integers(1, 3)))
         patch.setattr(row_types, "BATCH_ROWS", data.draw(st.integers(1, 4)))
-        patch.setattr(manifests, "BLOCK_ROWS", data.draw(st.integers(1, 20)))
+        patch.setattr(blocks, "BLOCK_ROWS", data.draw(st.integers(1, 20)))
         routing = bits(n_bits)
         made = frozen(tmp_path, rows, routing)
         read = list(made.rows(0, made.row_count))
@@ -339,10 +340,9 @@ def test_metadata_by_the_column_are_those_by_the_row(
     assert list(map(parse_metadata, map(metadata_text, pairs))) == pairs
 
 
-def fresh(
-    rows: Iterable[RawRow], earlier: list[Manifest], again: Container[tuple[str, int]] = frozenset()
-) -> list[RawRow]:
-    return [row for batch in new_rows(batched(rows), earlier, again=again) for row in batch.rows()]
+def fresh(rows: Iterable[RawRow], earlier: list[Manifest], again: Iterable[RawRow] = ()) -> list[RawRow]:
+    identities = {identity for batch in batched(again) for identity in PLAIN.identities(batch.facts())}
+    return [row for batch in new_rows(batched(rows), earlier, PLAIN, again=identities) for row in batch.rows()]
 
 
 def test_new_rows_are_those_that_do_not_stand_yet(tmp_path: Path) -> None:
@@ -353,8 +353,7 @@ def test_new_rows_are_those_that_do_not_stand_yet(tmp_path: Path) -> None:
     assert fresh(rows, []) == rows
     # A row whose content could not be read is tried again, and so is one that was rejected and is not any more.
     unread = rows[5]
-    again = {(unread.uid, unread.created_at)}
-    assert fresh(rows[1:11], [first], again) == [unread]
+    assert fresh(rows[1:11], [first], [unread]) == [unread]
     assert fresh([rows[11]._replace(reject="")], [first]) == [rows[11]._replace(reject="")]
     row = rows[1]
     for changed in (

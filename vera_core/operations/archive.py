@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from vera_core.model import day_text
-from vera_core.operations.freeze import frozen_manifests, load_frozen, parts_of, rejected_rows, unread_rows
+from vera_core.operations.accounted import named_rejects, parts_of, unread_rows
+from vera_core.operations.freeze import frozen_manifests, load_frozen
 from vera_core.operations.pack import PackReport, pack_window
 from vera_core.operations.report import Report, figure
 from vera_core.operations.verify import VerifyReport, verify_window
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from vera_core.operations.repository import Repository
     from vera_core.operations.segment import Progress
+    from vera_core.source.base import Source
     from vera_core.source.directory import DirectorySource, ManifestSource
     from vera_core.source.manifest import Manifest
 
@@ -108,7 +109,7 @@ def archive(
         packed = replace(window, revision=packs[-1].revision)
         verifies.append(verify_window(repo, source, packed))
         if packs[-1].rejected:
-            rejects += _named(repo, packed, REJECTS_NAMED - len(rejects))
+            rejects += _named(repo, source, packed, REJECTS_NAMED - len(rejects))
         verdict = "verified" if verifies[-1].ok else "failed"
         repo.audit.verdict("verify", verdict, {"scope": verifies[-1].scope, "failures": verifies[-1].failures})
     seconds = time.monotonic() - began
@@ -124,14 +125,12 @@ def archive(
     )  # fmt: skip
 
 
-def _named(repo: Repository, window: Window, limit: int) -> list[RejectLine]:
+def _named(repo: Repository, source: Source, window: Window, limit: int) -> list[RejectLine]:
     """The first `limit` rejected files of a window."""
+    day = day_text(window.day)
     with repo.scratch() as scratch:
-        rejected = rejected_rows(repo, load_frozen(repo, window, scratch).manifest)
-        return [
-            RejectLine(day=day_text(window.day), uid=row.uid, reason=reason, detail=row.detail)
-            for row, reason in islice(rejected, limit)
-        ]
+        named = named_rejects(repo, source, load_frozen(repo, window, scratch), limit)
+        return [RejectLine(day=day, uid=item.uid, reason=item.reason, detail=item.detail) for item in named]
 
 
 def current_windows(repo: Repository, source: DirectorySource | ManifestSource, day: date) -> list[Window]:
@@ -148,7 +147,8 @@ def current_windows(repo: Repository, source: DirectorySource | ManifestSource, 
         known = [item.manifest for item in valid]
         windows = [item.window for item in valid if not is_finished(repo, item.manifest)]
         latest = frozen[-1].window
-        fresh = new_rows(source.batches(latest), known, again=unread_rows(repo, known))
+        naming = repo.naming(source.tenant)
+        fresh = new_rows(source.batches(latest), known, naming, again=unread_rows(repo, known, naming))
         if any("" in batch.reject for batch in fresh):
             windows.append(replace(latest, revision=latest.revision + 1))
         return windows or [latest]

@@ -6,6 +6,7 @@ and the next revision freezes its rows anew (docs/protocol.md, "Windows and revi
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,27 +16,30 @@ from typing import TYPE_CHECKING
 from vera_core.errors import ConflictError, IntegrityError, NotFoundError, PreconditionError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Lock, day_text
+from vera_core.operations.accounted import unread_rows
 from vera_core.operations.commit import whole_second
 from vera_core.operations.repository import LOCK_SLACK
+from vera_core.source.adoption import adopt
 from vera_core.source.manifest import Freezing, Manifest, freeze
 from vera_core.source.revisions import new_rows
 from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT
 from vera_core.store.chain import PUT_ATTEMPTS, earliest_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from vera_core.operations.repository import Repository
-    from vera_core.slots import Part, SlotState
     from vera_core.source.base import Source, Window
-    from vera_core.source.rows import Row
     from vera_core.store.base import VersionInfo
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenManifest:
-    """A revision of a window as the store has it, with a verified local copy."""
+    """A revision of a window as the store has it, with a verified local copy.
+
+    In an encrypted repository the store's shows its rows by names and identities only (`keyed`): enough for whoever
+    counts them. Who needs the rows takes it through `with_rows`.
+    """
 
     window: Window
     key: str
@@ -86,7 +90,7 @@ def load_frozen(repo: Repository, window: Window, scratch: Path) -> FrozenManife
 
 
 def freeze_window(repo: Repository, source: Source, window: Window, scratch: Path) -> FrozenManifest:
-    """Freezes revision `window.revision`, or adopts it where somebody did already.
+    """Freezes revision `window.revision`, or adopts it where somebody did already: then it can come without its rows.
 
     Rows of earlier revisions that are not stale are left out, unless they were rejected: those are tried again.
 
@@ -98,30 +102,46 @@ def freeze_window(repo: Repository, source: Source, window: Window, scratch: Pat
         if existing.window.revision == window.revision:
             return existing
     config = repo.settled_config({window.day - timedelta(1), window.day, window.day + timedelta(1)})
+    naming = repo.naming(window.tenant, make=True)
+    known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
+    batches = source.batches(window)
+    if known:
+        batches = new_rows(batches, known, naming, again=unread_rows(repo, known, naming))
     path = _local(scratch)
     try:
-        known = [item.manifest for item in earlier if not item.stale and item.window.revision < window.revision]
-        batches = source.batches(window)
-        if known:
-            batches = new_rows(batches, known, again=unread_rows(repo, known))
-        naming = repo.naming(window.tenant, make=True)
         manifest = freeze(batches, path, window=window, by=Freezing(config.routing, scratch, naming))
         key = repo.keys.manifest(window.tenant, window.source, window.day, window.revision)
         until = whole_second(repo.clock.now() + timedelta(days=config.longest_days) + LOCK_SLACK)
         lock = Lock(config.lock_mode, until) if config.locked else None
-        chosen = _store(repo, key, path, sha256=manifest.file_sha256(), lock=lock)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+        chosen = _store(repo, key, path, sha256=sha256, lock=lock)
     finally:
         path.unlink(missing_ok=True)
-    return _load(repo, window, chosen, scratch)
+    frozen = _load(repo, window, chosen, scratch)
+    if frozen.manifest.keyed and frozen.digest == manifest.digest:
+        # The same rows, whoever stored them: they are here still.
+        return replace(frozen, manifest=manifest)
+    manifest.path.unlink(missing_ok=True)
+    return frozen
 
 
 def with_rows(repo: Repository, source: Source, frozen: FrozenManifest, scratch: Path) -> FrozenManifest:
-    """The same manifest with the rows that it stands for: what packs and compares rows asks for it first.
+    """The same manifest, with the rows that it stands for: digest and row numbers stay.
 
-    As it is in an unencrypted repository, whose manifests show their rows.
+    As it is where it shows them. Else the source is asked for the window's rows again; those that are not there any
+    more, or changed, stand as rejected ones (`gone`) in their places, with names instead of uids.
+
+    Raises:
+        UnavailableError: the source can't be reached.
+        IntegrityError: the manifest is damaged.
     """
-    del repo, source, scratch
-    return frozen
+    if not frozen.manifest.keyed:
+        return frozen
+    window = frozen.window
+    by = Freezing(repo.config.routing, scratch, repo.naming(window.tenant))
+    manifest = adopt(source.batches(window), frozen.manifest, _local(scratch), by=by)
+    return replace(frozen, manifest=manifest)
 
 
 def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock | None) -> VersionInfo:
@@ -149,36 +169,6 @@ def _store(repo: Repository, key: str, path: Path, *, sha256: bytes, lock: Lock 
     )  # fmt: skip
 
 
-def parts_of(repo: Repository, manifest: Manifest) -> Iterator[tuple[SlotState, Part]]:
-    """The parts that commits account for, with their slot's state, segment by segment in row order."""
-    for segment in manifest.segments:
-        state = repo.slot_log(segment.slot).load()
-        for part in state.covered(manifest.digest):
-            if segment.first <= part.first < segment.end:
-                yield state, part
-
-
-def rejected_rows(repo: Repository, manifest: Manifest) -> Iterator[tuple[Row, str]]:
-    """Every rejected row of a manifest with its reason: those rejected when frozen, then those found when packed."""
-    for row in manifest.rejects():
-        yield row, row.reject
-    for _, part in parts_of(repo, manifest):
-        for reason, ranges in part.rejects.items():
-            for first, end in ranges:
-                for row in manifest.rows(first, end):
-                    yield row, reason
-
-
-def unread_rows(repo: Repository, manifests: list[Manifest]) -> set[tuple[str, int]]:
-    """(uid, microseconds) of the rows that were rejected when they were packed."""
-    return {
-        (row.uid, row.created_at)
-        for manifest in manifests
-        for row, _ in rejected_rows(repo, manifest)
-        if not row.reject
-    }
-
-
 def routed_by_active_epochs(repo: Repository, manifest: Manifest) -> bool:
     """Whether every slot of the manifest is the one that the active epochs give."""
     routing = repo.config.routing
@@ -199,6 +189,13 @@ def _load(repo: Repository, window: Window, info: VersionInfo, scratch: Path) ->
     if manifest.window != window:
         raise IntegrityError(
             f"a locked manifest is that of another window: {manifest.window}",
+            todo="Find out who stored it there, and restore the window's own from a replica of the bucket.",
+            bucket=repo.store.bucket, key=info.key, version_id=info.version_id,
+        )  # fmt: skip
+    if manifest.keyed != (repo.config.encryption is not None):
+        raise IntegrityError(
+            f"a locked manifest {'shows only' if manifest.keyed else 'does not hide behind'} keyed names, unlike the "
+            "others of this repository",
             todo="Find out who stored it there, and restore the window's own from a replica of the bucket.",
             bucket=repo.store.bucket, key=info.key, version_id=info.version_id,
         )  # fmt: skip

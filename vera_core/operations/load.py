@@ -17,6 +17,7 @@ import numpy as np
 
 from vera_core.codec import digest
 from vera_core.encoding import FACTS, EncodedBatch, Encoder, Trained
+from vera_core.source.base import Unreadable
 from vera_core.training import train_dictionaries
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vera_core.encoding import Digest
     from vera_core.keys.naming import Naming
     from vera_core.model import Policy
-    from vera_core.source.base import BigContent, Fetched, Source, Unreadable
+    from vera_core.source.base import BigContent, Fetched, Source
     from vera_core.source.rows import RowBatch
 
 BATCH_ROWS = 512
@@ -145,7 +146,7 @@ class ThreadedLoading:
     def _load(self, batch: RowBatch, work: PartWork, files: int) -> Loaded:
         if not files:
             return load(self._source, batch, work.encode)
-        encoded, special = worked_on(self._source.fetch(batch.rows()), batch.media_types, work.encode, TRAINING_BYTES)
+        encoded, special = worked_on(fetched_from(self._source, batch), batch.media_types, work.encode, TRAINING_BYTES)
         return Loaded(batch.slice(0, len(encoded)), encoded, special, work.trained)
 
 
@@ -195,8 +196,15 @@ def load_with(source: Source, batches: Iterable[RowBatch], work: Work, *, thread
 
 def load(source: Source, batch: RowBatch, work: Work) -> Loaded:
     """Loads a batch, or as much of its beginning as `LOADED_BYTES` allows (at least one row)."""
-    encoded, special = worked_on(source.fetch(batch.rows()), batch.media_types, work, LOADED_BYTES)
+    encoded, special = worked_on(fetched_from(source, batch), batch.media_types, work, LOADED_BYTES)
     return Loaded(batch.slice(0, len(encoded)), encoded, special)
+
+
+def fetched_from(source: Source, batch: RowBatch) -> Iterator[Fetched]:
+    """The contents of rows; a row that carries a reason has none, and the source is not asked for it."""
+    rows = batch.rows()
+    contents = source.fetch([row for row in rows if not row.reject])
+    return (Unreadable(row.reject, row.detail) if row.reject else next(contents) for row in rows)
 
 
 def worked_on(

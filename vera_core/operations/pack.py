@@ -13,14 +13,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from vera_core.model import day_text, format_time
+from vera_core.operations.accounted import parts_of
 from vera_core.operations.audited import audited
-from vera_core.operations.freeze import (
-    freeze_window,
-    frozen_manifests,
-    load_frozen,
-    parts_of,
-    routed_by_active_epochs,
-)
+from vera_core.operations.freeze import freeze_window, frozen_manifests, load_frozen, routed_by_active_epochs
 from vera_core.operations.holdings import holdings
 from vera_core.operations.inspector import inspector
 from vera_core.operations.loader import Options, loader

@@ -19,6 +19,7 @@ from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
 from vera_core.operations.commit import Finished, check_committed, class_lock, roll_forward, seal, upload
+from vera_core.operations.freeze import with_rows
 from vera_core.operations.holdings import holdings
 from vera_core.operations.judge import Judge
 from vera_core.operations.legal_holds import sync_legal_holds
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from vera_core.slotlog import SlotLog
     from vera_core.slots import Part, ShardRef, SlotState
     from vera_core.source.base import Source
-    from vera_core.source.manifest import Segment
+    from vera_core.source.manifest import Manifest, Segment
 
 Progress = Callable[[int, int, int], None]
 """Called with (files accounted for, files in all, content bytes archived by this call)."""
@@ -58,6 +59,15 @@ class PackJob:
     accounted: int = 0
     packed_now: int = 0
     content_now: int = 0
+
+    def rows(self) -> Manifest:
+        """The rows of the manifest. A window that is accounted for needs none, so they may be asked of the source now.
+
+        Raises:
+            UnavailableError: the source can't be reached.
+        """
+        self.frozen = with_rows(self.repo, self.source, self.frozen, self.scratch)
+        return self.frozen.manifest
 
     def advance(self, rows: int, *, archived: int = 0, content: int = 0) -> None:
         """Counts rows as accounted for and tells the listener."""
@@ -114,7 +124,7 @@ class _SegmentPacker:
         tenant = self.job.repo.naming(self.segment.slot.tenant).tenant_key
         limits = BuildLimits(config.shard_bytes, config.compression, tenant)
         rows = (first, min(end, planned))
-        with closing(self.job.load(self.job.frozen.manifest.batches(first, planned), planned - first)) as feed:
+        with closing(self.job.load(self.job.rows().batches(first, planned), planned - first)) as feed:
             return build_part(feed, rows, options=options, limits=limits, spool=self.job.scratch, judge=judge)
 
     def _part_end(self, first: int) -> int:
@@ -122,9 +132,9 @@ class _SegmentPacker:
         most = first + self.job.repo.config.part_rows
         if most >= self.segment.end:
             return self.segment.end
-        rows = self.job.frozen.manifest.rows(most - 1, self.segment.end)
-        uid = next(rows).uid
-        return most + sum(1 for _ in takewhile(lambda row: row.uid == uid, rows))
+        rows = self.job.rows().rows(most - 1, self.segment.end)
+        name = next(rows).name
+        return most + sum(1 for _ in takewhile(lambda row: row.name == name, rows))
 
     def pack(self) -> None:
         """Builds and commits part after part, until all rows are accounted for or the plan is out of date."""

@@ -110,7 +110,8 @@ class _FileSource:
         return self._files.fetch_many([(self._path_of(row.uid, row.place), row.size) for row in rows])
 
     def _paths_of(self, batch: RowBatch) -> list[str]:
-        return [self._path_of(uid, place) for uid, place in zip(batch.uids, batch.places, strict=True)]
+        rows = zip(batch.uids, batch.places, batch.rejects, strict=True)
+        return ["" if reject else self._path_of(uid, place) for uid, place, reject in rows]
 
     def _path_of(self, uid: str, place: str) -> str:  # noqa: ARG002 - where uids are paths, places are not needed
         return place.removeprefix(FILE_PLACE)

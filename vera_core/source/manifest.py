@@ -1,8 +1,9 @@
 """Manifests: the frozen rows of a window's revision in one Parquet file, sorted, digested and cut into segments.
 
 The digest is the SHA-256 of the header, a canonical JSON text that names every block of rows by its own SHA-256, so
-that it does not depend on how Parquet writes them (docs/sources.md, "The digest of a manifest"). Where manifests lie in
-the bucket, and which of several counts, is the business of the operations.
+that it does not depend on how Parquet writes them (docs/sources.md, "The digest of a manifest"). A keyed manifest shows
+its rows by names and identities only; adoption.py asks the source for such rows again. Where manifests lie in the
+bucket, and which of several counts, is the business of the operations.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,9 +25,19 @@ from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError
 from vera_core.keys.naming import PLAIN
 from vera_core.model import Slot, day_text
 from vera_core.source.base import Window
+from vera_core.source.blocks import BlockFile, block_sizes, blocks_of, blocks_with
 from vera_core.source.rows import RowBatch, parse_metadata
 from vera_core.source.sorting import ExternalSort
-from vera_core.source.table import FEW_VALUES, NAMED_SCHEMA, SCHEMA, block_digest, groups, numbers, to_table
+from vera_core.source.table import (
+    FEW_VALUES,
+    NAMED_SCHEMA,
+    SCHEMA,
+    block_digest,
+    groups,
+    numbers,
+    shown,
+    to_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,8 +48,6 @@ if TYPE_CHECKING:
     from vera_core.source.rows import RawBatch, Row
 
 FORMAT_VERSION = 1
-BLOCK_ROWS = 1 << 14
-"""Rows of a block: a Parquet row group, digested whole."""
 HEADER_KEY = b"vera.manifest"
 DIGEST_KEY = b"vera.digest"
 RESTORE = "Restore it from another copy; the window is not packed until then."
@@ -57,7 +67,8 @@ class Segment:
 class Manifest:
     """A frozen revision of a window. `row_count` counts rejected rows too; they stand last, after all segments.
 
-    `digest` is the hex SHA-256 that commits name; `blocks` the hex SHA-256 of each block of 16,384 rows.
+    `digest` is the hex SHA-256 that commits name; `blocks` the hex SHA-256 of each block of 16,384 rows of the file;
+    `keyed` whether the file shows no more of rows than names and identities.
     """
 
     path: Path
@@ -67,6 +78,7 @@ class Manifest:
     reject_count: int
     segments: tuple[Segment, ...]
     blocks: tuple[str, ...]
+    keyed: bool = False
 
     @classmethod
     def open(cls, path: Path) -> Manifest:
@@ -90,9 +102,9 @@ class Manifest:
             found = _parse_header(path, json.loads(header), digest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, f"its header can't be understood: {error!r}") from error
-        if schema.remove_metadata() not in (SCHEMA, NAMED_SCHEMA):
+        if not schema.remove_metadata().equals(SCHEMA):
             raise _damaged(path, "its columns are not those of a manifest")
-        if sizes != _block_sizes(found.row_count) or len(found.blocks) != len(sizes):
+        if sizes != block_sizes(found.row_count) or len(found.blocks) != len(sizes):
             raise _damaged(path, "its row groups are not those of its header")
         return found
 
@@ -117,10 +129,9 @@ class Manifest:
         if first == end:
             return
         with pq.ParquetFile(self.path, read_dictionary=FEW_VALUES, page_checksum_verification=True) as file:
-            for block in range(first // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
-                start = block * BLOCK_ROWS
-                low, high = max(first, start), min(end, start + BLOCK_ROWS)
-                yield self._columns_of(self._block(file, block), start, low, high)
+            for number, start, size in blocks_with(first, end):
+                low, high = max(first, start), min(end, start + size)
+                yield self._columns_of(self._block(file, number), start, low, high)
 
     def rejects(self) -> Iterator[Row]:
         """The rows that were rejected when the window was frozen.
@@ -136,14 +147,17 @@ class Manifest:
         Raises:
             IntegrityError: a block is damaged.
         """
+        deque(self.tables(), maxlen=0)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The blocks as they stand in the file, each verified against its digest.
+
+        Raises:
+            IntegrityError: a block is damaged.
+        """
         with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             for block in range(len(self.blocks)):
-                self._block(file, block)
-
-    def file_sha256(self) -> bytes:
-        """SHA-256 of the file's bytes (not the digest: Parquet may write the same rows in other bytes)."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+                yield self._block(file, block)
 
     def _block(self, file: pq.ParquetFile, number: int) -> pa.Table:
         try:
@@ -192,70 +206,100 @@ class Freezing(NamedTuple):
     spool: Path
     naming: Naming = PLAIN
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows while they are worked on."""
+        return SCHEMA if self.naming.tenant_key is None else NAMED_SCHEMA
 
-def freeze(batches: Iterable[RawBatch], path: Path, *, window: Window, by: Freezing) -> Manifest:
-    """Writes the manifest of `window` to the new file `path`, in bounded memory whatever the number of rows.
+    def tables(self, batches: Iterable[RawBatch], window: Window) -> Iterator[pa.Table]:
+        """A source's rows of a window, as tables.
 
-    The spool takes sorted runs, about 200 bytes a row, that are gone afterwards.
-
-    Raises:
-        UsageError: a row lies outside the window: the source is at fault.
-        UnavailableError: the spool can't be written.
-    """
-    sort = ExternalSort(by.spool, SCHEMA if by.naming.tenant_key is None else NAMED_SCHEMA)
-    try:
+        Raises:
+            UsageError: a row lies outside the window: the source is at fault.
+        """
         for batch in batches:
-            table = to_table(batch, by.routing, by.naming)
+            table = to_table(batch, self.routing, self.naming)
             times = numbers(table, "created_at")
             if times.min() < window.first_micros or times.max() >= window.end_micros:
                 raise UsageError(
                     "the source gave a row outside the window that was asked for",
                     todo="Report this: the source is at fault.", source=window.source, day=window.day,
                 )  # fmt: skip
-            sort.add(table)
-        return _write(sort.merged(), sort.schema, path, window)
-    except OSError as error:
-        raise UnavailableError(
-            f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=by.spool
-        ) from error
-    finally:
-        sort.close()
+            yield table
+
+    @contextmanager
+    def sorted(self, tables: Iterable[pa.Table]) -> Iterator[ExternalSort]:
+        """The rows of `tables` in the order of manifests, in bounded memory.
+
+        Raises:
+            UnavailableError: the spool can't be written, here or where they are used.
+        """
+        sort = ExternalSort(self.spool, self.schema)
+        try:
+            for table in tables:
+                sort.add(table)
+            yield sort
+        except OSError as error:
+            raise UnavailableError(
+                f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=self.spool
+            ) from error
+        finally:
+            sort.close()
 
 
-def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, window: Window) -> Manifest:
-    blocks: list[str] = []
+def freeze(batches: Iterable[RawBatch], path: Path, *, window: Window, by: Freezing) -> Manifest:
+    """Writes the manifest of `window` to the new file `path`, in bounded memory whatever the number of rows.
+
+    The spool takes sorted runs, about 200 bytes a row, that are gone afterwards. Returned is the manifest with its
+    rows: a keyed one, which does not show them, has another file of them beside the one at `path`.
+
+    Raises:
+        UsageError: a row lies outside the window: the source is at fault.
+        UnavailableError: the spool can't be written.
+    """
+    with by.sorted(by.tables(batches, window)) as sort:
+        return _write(sort.merged(), path, window, by.schema)
+
+
+def _write(tables: Iterable[pa.Table], path: Path, window: Window, schema: pa.Schema) -> Manifest:
     segments: list[Segment] = []
     total = rejects = 0
-    many = [name for name in schema.names if name not in {"uid", "place", "key", "name"}]
-    with pq.ParquetWriter(
-        path, schema, compression="zstd", compression_level=1, use_dictionary=many, write_page_checksum=True
-    ) as writer:
-        for block in _blocks(tables):
-            writer.write_table(block, row_group_size=BLOCK_ROWS)
-            blocks.append(block_digest(block))
+    keyed = schema is not SCHEMA
+    with ExitStack() as files:
+        stored = rows = files.enter_context(BlockFile(path, SCHEMA))
+        if keyed:
+            rows = files.enter_context(BlockFile(path.with_name(f"{path.name}.rows"), schema))
+        for block in blocks_of(tables):
+            rows.add(block)
+            if keyed:
+                stored.add(shown(block, window.first_micros))
             rejects += block.column("slot_day").null_count
             _extend(segments, block, total, window.tenant)
             total += len(block)
-        header = _header(window, total, rejects, segments=segments, blocks=blocks)
+        made = Manifest(path, window, "", total, rejects, tuple(segments), tuple(stored.blocks), keyed)
+        header = _header(made)
         digest = hashlib.sha256(header).hexdigest()
-        writer.add_key_value_metadata({HEADER_KEY: header, DIGEST_KEY: digest.encode()})
-    return Manifest(path, window, digest, total, rejects, tuple(segments), tuple(blocks))
+        stored.finish({HEADER_KEY: header, DIGEST_KEY: digest.encode()})
+    return replace(made, path=rows.path, digest=digest, blocks=tuple(rows.blocks), keyed=False)
 
 
-def _header(window: Window, rows: int, rejects: int, *, segments: Sequence[Segment], blocks: Sequence[str]) -> bytes:
+def _header(made: Manifest) -> bytes:
     content = {
         "version": FORMAT_VERSION,
-        "source": window.source,
-        "tenant": window.tenant,
-        "day": day_text(window.day),
-        "revision": window.revision,
-        "rows": rows,
-        "rejects": rejects,
+        "source": made.window.source,
+        "tenant": made.window.tenant,
+        "day": day_text(made.window.day),
+        "revision": made.window.revision,
+        "rows": made.row_count,
+        "rejects": made.reject_count,
         "segments": [
-            [day_text(s.slot.day), s.slot.index, s.slot.n_bits, s.retention_class, s.first, s.end] for s in segments
+            [day_text(s.slot.day), s.slot.index, s.slot.n_bits, s.retention_class, s.first, s.end]
+            for s in made.segments
         ],
-        "blocks": list(blocks),
+        "blocks": list(made.blocks),
     }
+    if made.keyed:
+        content["keyed"] = True
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -279,7 +323,10 @@ def _parse_header(path: Path, content: dict[str, Any], digest: str) -> Manifest:
     bounds = [0, *(bound for s in segments for bound in (s.first, s.end)), rows - rejects]
     if any(low != high for low, high in list(pairwise(bounds))[::2]) or any(s.first >= s.end for s in segments):
         raise ValueError("segments leave gaps")
-    return Manifest(path, window, digest, rows, rejects, segments, tuple(content["blocks"]))
+    keyed = content.get("keyed", False)
+    if not isinstance(keyed, bool):
+        raise TypeError("it does not say whether it is keyed")
+    return Manifest(path, window, digest, rows, rejects, segments, tuple(content["blocks"]), keyed)
 
 
 def _extend(segments: list[Segment], block: pa.Table, start: int, tenant: str) -> None:
@@ -299,27 +346,6 @@ def _extend(segments: list[Segment], block: pa.Table, start: int, tenant: str) -
             segments[-1] = Segment(slot, name, segments[-1].first, start + end)
         else:
             segments.append(Segment(slot, name, start + first, start + end))
-
-
-def _blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of any size as blocks of exactly `BLOCK_ROWS` (the last may be shorter)."""
-    waiting: deque[pa.Table] = deque()
-    count = 0
-    for table in tables:
-        waiting.append(table)
-        count += len(table)
-        while count >= BLOCK_ROWS:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, BLOCK_ROWS).combine_chunks()
-            rest = whole.slice(BLOCK_ROWS)
-            waiting = deque([rest])
-            count = len(rest)
-    if count:
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-def _block_sizes(rows: int) -> list[int]:
-    return [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
 
 
 def _segment_at(segments: Sequence[Segment], row: int) -> int:

@@ -1,65 +1,73 @@
 """What a later revision of a window freezes: the rows that do not stand in earlier ones.
 
-Manifests themselves are manifest.py's business; which revisions there are is the operations'.
+Rows are told apart by their identities (keys/naming.py), 128 bits over the facts by which a row is known, which collide
+less often than memory fails. Manifests themselves are manifest.py's business; which revisions there are is the
+operations'.
 """
 
 from __future__ import annotations
 
-import hashlib
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from vera_core.source.rows import FACTS, KEYED_PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from vera_core.keys.naming import Naming
     from vera_core.source.manifest import Manifest
-    from vera_core.source.rows import RawBatch
-
-_FACTS = attrgetter("uid", "created_at", "size", "place", "late", "reject")
-"""By what a row is known; of a batch, the columns of these."""
+    from vera_core.source.rows import RawBatch, Row
 
 
 def new_rows(
-    batches: Iterable[RawBatch], earlier: Sequence[Manifest], *, again: Container[tuple[str, int]] = ()
+    batches: Iterable[RawBatch], earlier: Sequence[Manifest], naming: Naming, *, again: Container[bytes] = ()
 ) -> Iterator[RawBatch]:
     """The rows that do not stand in `earlier` revisions with the same uid, time, size, place, late value and verdict.
 
-    Rows that were rejected come again: those that still carry a reason, and those whose (uid, microseconds) is in
-    `again` because their content could not be read.
-
-    Takes 16 bytes of memory a row of `earlier`: rows are told apart by 128 bits of BLAKE2b, which collide less often
-    than memory fails.
+    Rows that were rejected come again: those that still carry a reason, and those whose identity is in `again` because
+    their content could not be read. `earlier` are manifests as they are stored. Takes 16 bytes of memory a row of them.
 
     Raises:
         IntegrityError: a manifest is damaged.
     """
-    known = _Identities(earlier)
+    known = _Identities(earlier, naming)
     for batch in batches:
-        facts = zip(known.have(batch), batch.reject, batch.uid, batch.created_at, strict=True)
-        new = [not stands or bool(reject) or (uid, micros) in again for stands, reject, uid, micros in facts]
+        identities = naming.identities(batch.facts())
+        facts = zip(known.have(identities), batch.reject, identities, strict=True)
+        new = [not stands or bool(reject) or identity in again for stands, reject, identity in facts]
         if all(new):
             yield batch
         elif any(new):
             yield batch.chosen(new)
 
 
+def identities_of(rows: Iterable[Row], manifest: Manifest, naming: Naming) -> list[bytes]:
+    """The identities of rows of a manifest as it is stored."""
+    if manifest.keyed:
+        return [bytes.fromhex(row.place.removeprefix(KEYED_PLACE)) for row in rows]
+    return naming.identities(map(FACTS, rows))
+
+
 class _Identities:
     """The identities of all rows of some manifests, as two sorted 64-bit halves."""
 
-    def __init__(self, manifests: Sequence[Manifest]) -> None:
-        batches = (batch for manifest in manifests for batch in manifest.batches(0, manifest.row_count))
-        digests = [_identities(map(_FACTS, batch.rows())) for batch in batches]
+    def __init__(self, manifests: Sequence[Manifest], naming: Naming) -> None:
+        digests = [
+            _halves(identities_of(batch.rows(), manifest, naming))
+            for manifest in manifests
+            for batch in manifest.batches(0, manifest.row_count)
+        ]
         pairs = np.concatenate([np.zeros((0, 2), np.uint64), *digests])
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
         self._high, self._low = pairs[order, 0], pairs[order, 1]
 
-    def have(self, batch: RawBatch) -> list[bool]:
-        """Whether each row's identity is among them."""
-        pairs = _identities(zip(*_FACTS(batch), strict=True))
+    def have(self, identities: Sequence[bytes]) -> list[bool]:
+        """Whether each identity is among them."""
+        pairs = _halves(identities)
         first = np.searchsorted(self._high, pairs[:, 0], "left")
         end = np.searchsorted(self._high, pairs[:, 0], "right")
         return [
@@ -68,6 +76,5 @@ class _Identities:
         ]
 
 
-def _identities(rows: Iterable[tuple[Any, ...]]) -> NDArray[np.uint64]:
-    digests = b"".join([hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows])
-    return np.frombuffer(digests, "<u8").reshape(-1, 2)
+def _halves(identities: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(identities), "<u8").reshape(-1, 2)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import compress, islice
 from json.encoder import encode_basestring
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.errors import BadUidError
@@ -36,6 +37,11 @@ FILE_PLACE = "file:"
 """Begins the place of a content in a local file; an absolute path follows."""
 S3_PLACE = "s3://"
 """Begins the place of a content in an S3 object; bucket/key follows."""
+KEYED_PLACE = "keyed:"
+"""Begins what a keyed manifest has instead of a place: 32 hex digits that only this row of its tenant has."""
+
+FACTS = attrgetter("uid", "created_at", "size", "place", "late", "reject")
+"""By what a row is known from one revision of its window to the next: of a row, or the columns of a `RawBatch`."""
 
 
 class RejectReason(StrEnum):
@@ -99,6 +105,11 @@ class RawBatch(NamedTuple):
     def rows(self) -> Iterator[RawRow]:
         """The rows, one by one."""
         return map(RawRow._make, zip(*self, strict=True))
+
+    def facts(self) -> Iterator[tuple[object, ...]]:
+        """The facts by which each row is known."""
+        *columns, reject = FACTS(self)
+        return zip(*columns, map(str, reject), strict=True)
 
     def chosen(self, which: Sequence[bool]) -> RawBatch:
         """The rows for which `which` is true."""
@@ -175,6 +186,11 @@ class RowBatch:
     def metadata(self) -> Sequence[Metadata]:
         """The user metadata."""
         return self.columns[8]
+
+    @property
+    def rejects(self) -> Sequence[str]:
+        """Why a row is rejected, "" where it is not."""
+        return self.columns[10]
 
     @property
     def names(self) -> Sequence[str]:

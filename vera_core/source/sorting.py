@@ -40,14 +40,15 @@ class ExternalSort:
 
     spool: Path
     schema: pa.Schema = SCHEMA
+    classes: set[str] = field(default_factory=set)
+    """The retention classes of the rows."""
     _waiting: list[pa.Table] = field(default_factory=list)
     _waiting_rows: int = 0
     _levels: list[list[Path]] = field(default_factory=list)
-    _classes: set[str] = field(default_factory=set)
 
     def add(self, table: pa.Table) -> None:
         """Takes rows."""
-        self._classes.update(table.column("retention_class").unique().to_pylist())
+        self.classes.update(table.column("retention_class").unique().to_pylist())
         self._waiting.append(table)
         self._waiting_rows += len(table)
         if self._waiting_rows >= RUN_ROWS:
@@ -61,7 +62,7 @@ class ExternalSort:
             return
         if len(last):
             self._put(0, [last])
-        yield from _merge([run for level in self._levels for run in level], self._classes)
+        yield from _merge([run for level in self._levels for run in level], self.classes)
 
     def close(self) -> None:
         """Removes the runs."""
@@ -90,7 +91,7 @@ class ExternalSort:
                 f"the spool can't be written: {error}", todo="Free space there or name another spool.", path=self.spool
             ) from error
         if len(runs) == FAN_IN:
-            self._put(level + 1, _merge(runs, self._classes))
+            self._put(level + 1, _merge(runs, self.classes))
             for run in runs:
                 run.unlink()
             runs.clear()

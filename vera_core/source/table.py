@@ -16,7 +16,7 @@ import pyarrow as pa
 from vera_core.keys.naming import PLAIN
 from vera_core.model import format_time, from_micros
 from vera_core.routing import DAY_MICROS
-from vera_core.source.rows import RejectReason
+from vera_core.source.rows import KEYED_PLACE, RejectReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,8 +47,11 @@ SCHEMA = pa.schema(
 )
 """Columns in the order in which they are digested. Slot and key are null for rejected rows, size where undeclared."""
 
-NAMED_SCHEMA = SCHEMA.append(pa.field("name", pa.string()))
-"""Those of an encrypted repository's rows while they are worked on: with the keyed uid, whose key is `key`."""
+NAMED_SCHEMA = SCHEMA.append(pa.field("name", pa.string())).append(pa.field("identity", pa.string()))
+"""Those of an encrypted repository's rows while they are worked on: with their name, and their identity as a place.
+
+`key` is the name's, or for rejected rows the identity's, as nobody looks for them by name and many can have one.
+"""
 
 FEW_VALUES = ["retention_class", "media_type", "metadata", "late", "reject", "detail"]
 """Columns that usually hold few different texts."""
@@ -80,13 +83,11 @@ def to_table(batch: RawBatch, routing: Routing, naming: Naming = PLAIN) -> pa.Ta
         routed = np.array([given if said is None else said for said, given in own], np.int64)
         batch = _agreeing(batch, routed)
     rejected = np.array(list(map(bool, batch.reject)), bool) if any(batch.reject) else None
-    hashed = _keys(batch.uid)
-    names = None if naming.tenant_key is None else naming.names(batch.uid)
-    keys = hashed if names is None else _named_keys(names)
+    keys = _keys(batch.uid)
     days = np.floor_divide(routed, DAY_MICROS)
     bits = _bits(days, routing)
     # A shift by all 64 bits is not defined, so one bit is always shifted separately.
-    index = hashed >> np.uint64(1) >> (np.uint64(63) - bits.astype(np.uint64))
+    index = keys >> np.uint64(1) >> (np.uint64(63) - bits.astype(np.uint64))
     arrays = [
         pa.array(days.astype(np.int32), mask=rejected).cast(pa.date32()),
         pa.array(index.astype(np.uint32), mask=rejected),
@@ -103,9 +104,30 @@ def to_table(batch: RawBatch, routing: Routing, naming: Naming = PLAIN) -> pa.Ta
         _texts(batch.reject),
         _texts(batch.detail),
     ]
-    if names is None:
-        return pa.Table.from_arrays(arrays, schema=SCHEMA)
-    return pa.Table.from_arrays([*arrays, pa.array(names, pa.string())], schema=NAMED_SCHEMA)
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return table if naming.tenant_key is None else _named(table, batch, naming)
+
+
+def shown(table: pa.Table, first_micros: int) -> pa.Table:
+    """What an encrypted repository's manifest shows of rows with `NAMED_SCHEMA`: a table with `SCHEMA`.
+
+    Their slots, classes, keys and reasons stay; the name stands for the uid, the window's first moment for the time,
+    the identity for the place.
+    """
+    count = len(table)
+    nothing = pa.repeat(pa.scalar("", pa.string()), count)
+    said = {
+        "uid": table.column("name"),
+        "created_at": pa.repeat(pa.scalar(first_micros, SCHEMA.field("created_at").type), count),
+        "late": nothing,
+        "place": table.column("identity"),
+        "size": pa.nulls(count, pa.int64()),
+        "media_type": nothing,
+        "metadata": nothing,
+        "detail": nothing,
+    }
+    columns = [said[name] if name in said else table.column(name) for name in SCHEMA.names]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def sorted_table(table: pa.Table) -> pa.Table:
@@ -226,9 +248,14 @@ def _keys(uids: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def _named_keys(names: Sequence[str]) -> NDArray[np.uint64]:
-    """The first 16 of the hex digits of keyed uids, as numbers."""
-    return np.frombuffer(bytes.fromhex("".join([name[:16] for name in names])), ">u8").astype(np.uint64)
+def _named(table: pa.Table, batch: RawBatch, naming: Naming) -> pa.Table:
+    """Rows with names, identities, and the keys that follow from these."""
+    names, identities = naming.names(batch.uid), [row.hex() for row in naming.identities(batch.facts())]
+    sorted_by = [row if reject else name for name, row, reject in zip(names, identities, batch.reject, strict=True)]
+    keys = np.frombuffer(bytes.fromhex("".join([digits[:16] for digits in sorted_by])), ">u8").astype(np.uint64)
+    table = table.set_column(SCHEMA.get_field_index("key"), SCHEMA.field("key"), pa.array(keys))
+    places = [KEYED_PLACE + row for row in identities]
+    return pa.Table.from_arrays([*table.columns, pa.array(names, pa.string()), pa.array(places)], schema=NAMED_SCHEMA)
 
 
 def _tie_breakers(table: pa.Table) -> tuple[str, ...]:

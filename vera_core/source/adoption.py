@@ -1,0 +1,161 @@
+"""The rows that a keyed manifest stands for: asked of the source again, and matched with what is stored of them.
+
+Both sides come in the order of manifests (group, key, name), so that a window of each is in memory at a time, and the
+rows of one uid. What is stored says which rows there are and in which order; the source says what they are now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import compress
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vera_core.source.blocks import BlockFile, blocks_of
+from vera_core.source.rows import RejectReason
+from vera_core.source.table import NAMED_SCHEMA, SCHEMA, class_ranks, groups, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from vera_core.source.base import Window
+    from vera_core.source.manifest import Freezing, Manifest
+    from vera_core.source.rows import RawBatch
+
+FEW_ROWS = 1 << 17
+"""The identities of so many stored rows are held, so that of a large window only these rows are sorted."""
+Mark = tuple[int, str]
+"""A row's group and identity: what is equal here and there."""
+
+
+def adopt(batches: Iterable[RawBatch], stored: Manifest, path: Path, *, by: Freezing) -> Manifest:
+    """The manifest `stored` with its rows, which are written to the new file `path`; digest and row numbers stay.
+
+    `batches` are all rows that the source has of the window. Those that are not in `stored` are left out; in the place
+    of those that are not in `batches` any more, or changed in what they are known by, stand rows with the reason
+    `gone`, and names instead of uids.
+
+    Raises:
+        IntegrityError: `stored` is damaged.
+        UsageError: a row lies outside the window: the source is at fault.
+        UnavailableError: source or spool can't be reached.
+    """
+    tables = by.tables(batches, stored.window)
+    if stored.row_count <= FEW_ROWS:
+        tables = _chosen(tables, _identities(stored))
+    with by.sorted(tables) as sort, BlockFile(path, NAMED_SCHEMA) as file:
+        ranks = class_ranks(sort.classes | _classes(stored))
+        source = _Forward(sort.merged(), ranks)
+        for block in blocks_of(_match(window, source, ranks) for window in _windows(stored.tables(), ranks)):
+            file.add(block)
+        return replace(stored, path=path, blocks=tuple(file.blocks), keyed=False)
+
+
+def look_up(
+    batches: Iterable[RawBatch], window: Window, places: Collection[str], *, by: Freezing
+) -> dict[str, tuple[str, str]]:
+    """Uid and detail of those rows of `batches` that keyed manifests show with one of these places, by place."""
+    found: dict[str, tuple[str, str]] = {}
+    for table in _chosen(by.tables(batches, window), pa.array(sorted(places), pa.string())):
+        columns = [table.column(name).to_pylist() for name in ("identity", "uid", "detail")]
+        found.update((place, (uid, detail)) for place, uid, detail in zip(*columns, strict=True))
+    return found
+
+
+class _Forward:
+    """The source's rows in order, taken once from the first on."""
+
+    def __init__(self, tables: Iterator[pa.Table], ranks: Mapping[str, int]) -> None:
+        self._tables = tables
+        self._ranks = ranks
+        self._rest = NAMED_SCHEMA.empty_table()
+
+    def until(self, group: np.uint64, key: np.uint64) -> Iterator[pa.Table]:
+        """The next rows, up to and including those with this group and key, in tables of uneven sizes."""
+        while True:
+            found, keys = groups(self._rest, self._ranks), numbers(self._rest, "key")
+            low, high = np.searchsorted(found, group, "left"), np.searchsorted(found, group, "right")
+            count = int(low + np.searchsorted(keys[low:high], key, "right"))
+            taken, self._rest = self._rest.slice(0, count), self._rest.slice(count)
+            yield taken
+            if len(self._rest):
+                return
+            following = next(self._tables, None)
+            if following is None:
+                return
+            self._rest = following.combine_chunks()
+
+
+def _windows(tables: Iterable[pa.Table], ranks: Mapping[str, int]) -> Iterator[pa.Table]:
+    """Tables of about a block of stored rows, cut where group or key changes."""
+    held = SCHEMA.empty_table()
+    for table in tables:
+        whole = pa.concat_tables([held, table]).combine_chunks()
+        group, key = groups(whole, ranks), numbers(whole, "key")
+        last = int(np.searchsorted(group, group[-1], "left"))
+        cut = last + int(np.searchsorted(key[last:], key[-1], "left"))
+        held = whole.slice(cut)
+        if cut:
+            yield whole.slice(0, cut)
+    if len(held):
+        yield held
+
+
+def _match(window: pa.Table, source: _Forward, ranks: Mapping[str, int]) -> pa.Table:
+    """The source's rows in the places of the stored ones of `window`."""
+    group = groups(window, ranks)
+    wanted: list[Mark] = list(zip(group.tolist(), window.column("place").to_pylist(), strict=True))
+    missing = Counter(wanted)
+    tables: list[pa.Table] = []
+    found: list[Mark] = []
+    for table in source.until(group[-1], numbers(window, "key")[-1]):
+        marks = list(zip(groups(table, ranks).tolist(), table.column("identity").to_pylist(), strict=True))
+        kept = [_taken(mark, missing) for mark in marks]
+        tables.append(table.filter(pa.array(kept, pa.bool_())))
+        found.extend(compress(marks, kept))
+    if found == wanted:
+        return pa.concat_tables(tables)
+    places: dict[Mark, list[int]] = {}
+    for place in range(len(found) - 1, -1, -1):
+        places.setdefault(found[place], []).append(place)
+    order = [places[mark].pop() if places.get(mark) else len(found) + number for number, mark in enumerate(wanted)]
+    return pa.concat_tables([*tables, _gone(window)]).take(pa.array(order, pa.int64()))
+
+
+def _taken(mark: Mark, missing: Counter[Mark]) -> bool:
+    """Whether such a row is missing; from now on one less is."""
+    wanted = missing.get(mark, 0) > 0
+    if wanted:
+        missing[mark] -= 1
+    return wanted
+
+
+def _gone(window: pa.Table) -> pa.Table:
+    """Stored rows as they stand where the source does not have them any more."""
+    reject = window.column("reject")
+    reason = pc.if_else(pc.equal(reject, ""), RejectReason.GONE.value, reject)
+    place = SCHEMA.get_field_index("reject")
+    columns = [reason if at == place else column for at, column in enumerate(window.columns)]
+    return pa.Table.from_arrays([*columns, window.column("uid"), window.column("place")], schema=NAMED_SCHEMA)
+
+
+def _chosen(tables: Iterable[pa.Table], identities: pa.Array) -> Iterator[pa.Table]:
+    """The rows that have one of these identities."""
+    for table in tables:
+        yield table.filter(pc.is_in(table.column("identity"), identities))
+
+
+def _identities(stored: Manifest) -> pa.Array:
+    chunks = [chunk for table in stored.tables() for chunk in table.column("place").chunks]
+    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+
+
+def _classes(stored: Manifest) -> set[str]:
+    rejected = stored.batches(stored.row_count - stored.reject_count, stored.row_count)
+    classes = {name for batch in rejected for name in batch.columns[3]}
+    return classes | {segment.retention_class for segment in stored.segments}
