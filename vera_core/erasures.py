@@ -79,9 +79,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A certificate as stored: its document, the time and number of its record, and that record's SHA-256 (hex)."""
+    """A certificate as stored: document and signature, the time and number of the record, and its SHA-256 (hex)."""
 
     document: Mapping[str, Any]
+    signature: str
     time: datetime
     number: int
     sha256: str
@@ -242,7 +243,8 @@ def _apply_certificate(before: ErasureRequest | None, record: Record) -> Erasure
     assert before is not None
     document = record.body["certificate"]
     places = {checked_place(item["place"], before.targets, "files") for item in document["files"]}
-    certified = Certified(document, parse_time(record.body["time"]), record.number, record.digest)
+    signature = str(record.body["signature"])
+    certified = Certified(document, signature, parse_time(record.body["time"]), record.number, record.digest)
     after = replace(
         before,
         destroyed=before.destroyed | (places & before.erased),

@@ -71,7 +71,7 @@ def certify(repo: Repository, log: RequestLog, slots: Sequence[SlotDestroyed]) -
         store_decision(repo, log, lambda request, pieces=pieces: _body(repo, request, pieces))  # type: ignore[misc]
 
 
-def show_certificates(repo: Repository, tenant: str, request_id: str) -> CertificateReport:
+def certificates_of(repo: Repository, tenant: str, request_id: str) -> CertificateReport:
     """The certificates of a request, as stored.
 
     Raises:
@@ -83,10 +83,10 @@ def show_certificates(repo: Repository, tenant: str, request_id: str) -> Certifi
 
 
 def verify_certificates(repo: Repository, tenant: str, request_id: str) -> CertificateReport:
-    """As `show_certificates`, and opens every version of every keyring of the slots concerned, in every place, again.
+    """As `certificates_of`, and opens every version of every keyring of the slots concerned, in every place, again.
 
     Raises:
-        NotFoundError: as `show_certificates`.
+        NotFoundError: as `certificates_of`.
         UnavailableError: the store, a place that keeps keys or the key service can't be reached: nothing is said then.
         UsageError: the key service is not configured here.
     """
@@ -133,6 +133,7 @@ def _document(certified: Certified) -> dict[str, Any]:
     return {
         **certified.document,
         "destroyed": format_time(certified.time),
+        "signature": certified.signature,
         "record": certified.number,
         "sha256": certified.sha256,
     }

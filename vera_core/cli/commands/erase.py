@@ -48,15 +48,18 @@ def command(
 
     All versions of the files are erased. Once this says so, no reader gives them any more, at the latest after the five
     seconds for which readers take what they know as current; no later run archives them again (`vera readmit` allows
-    it), and no old object that somebody puts back brings them back. The repository is not encrypted, so the bytes stay
-    in their locked objects, hidden, until the date that the report gives: only then can they be deleted.
+    it), and no old object that somebody puts back brings them back.
+
+    In an encrypted repository their keys are destroyed, too, in every registered copy: nobody can read the bytes any
+    more, wherever they lie. `vera erasures certificate ID` says so. In one that is not encrypted the bytes stay in
+    their locked objects, hidden, until the date that the report gives: only then can they be deleted.
 
     A file that must be kept is refused, and its ground is recorded: a legal hold, or a regulated retention class
     whose lock has not ended. `vera erasures run` erases it when that is over. Where the repository asks for approvals,
     the request is only stored: nothing is erased before somebody else says `vera erasures approve ID`.
 
-    The request, with its reason and what became of each file, stays on record under its id. Running the same command
-    again, after a crash for example, goes on where it was.
+    The request, with its reason and what became of each file, stays on record under its id, for years: write nothing
+    personal into reason and id. Running the same command again, after a crash for example, goes on where it was.
     """
     targets = named_files(uids, listed, created_at)
     chosen = load_settings(settings, repository=repository, tenant=tenant)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vera_core.cli.certifying import certificate_code, show_certificates, show_destroyed
 from vera_core.cli.context import load_settings
 from vera_core.cli.erasing import erasure_code, show_erasure
 from vera_core.cli.options import JsonOption, RepositoryOption, SettingsOption, TenantOption, command_app
@@ -16,7 +17,9 @@ from vera_core.cli.progress import meter
 from vera_core.errors import Kind, UsageError
 from vera_core.model import format_time
 from vera_core.operations.approval import require_approval
+from vera_core.operations.certificates import certificates_of, verify_certificates
 from vera_core.operations.deadlines import survey_requests
+from vera_core.operations.destroy_again import destroy_again
 from vera_core.operations.erasure_imports import import_requests
 from vera_core.operations.erasure_reports import show_request
 from vera_core.operations.erasures import approve, decline, run_due, run_request
@@ -38,27 +41,33 @@ class _Action(StrEnum):
     APPROVE = "approve"
     DECLINE = "decline"
     RUN = "run"
+    CERTIFICATE = "certificate"
+    DESTROY = "destroy"
     IMPORT = "import"
     REQUIRE_APPROVAL = "require-approval"
 
 
-NAMES_ONE = (_Action.SHOW, _Action.APPROVE, _Action.DECLINE)
+NAMES_ONE = (_Action.SHOW, _Action.APPROVE, _Action.DECLINE, _Action.CERTIFICATE)
 
 
 def command(
     action: Annotated[
         _Action,
-        typer.Argument(metavar="ACTION", help="list, show, approve, decline, run, import, require-approval."),
+        typer.Argument(
+            metavar="ACTION",
+            help="list, show, approve, decline, run, certificate, destroy, import, require-approval.",
+        ),
     ] = _Action.LIST,
     request_id: Annotated[str | None, typer.Argument(metavar="ID", help="The request.", show_default=False)] = None,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why it is declined.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="List finished requests of any age, too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Prove a certificate again.")] = False,
     tenant: TenantOption = None,
     repository: RepositoryOption = None,
     settings: SettingsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List, approve, decline, run and import erasure requests.
+    """List, approve, decline, run, certify and import erasure requests.
 
     list: the requests that are open, or were within a month, with what is open and until when it must be done; with
     --all, every request there ever was. A file must be out of sight within `erasure_hours` (48 by default) after the
@@ -70,7 +79,14 @@ def command(
     request; what it has erased stays erased.
 
     run: executes what may be executed and is not done, of all requests or of ID: approved ones, those that a crash cut
-    off, and files that were refused, once their ground has ended. Run it every day.
+    off, and files that were refused, once their ground has ended. Run it every day. In an encrypted repository it also
+    destroys the keys of what is out of sight; of ID again, whatever was put back since.
+
+    certificate ID: what became of the keys of the erased files, as the request's log keeps it; only of an encrypted
+    repository. --verify opens every version of every keyring concerned, in every registered copy, and ends with exit
+    code 6 if any of them still gives a key.
+
+    destroy: makes sure that no key of any erased file of the tenant is left, as after a backup was restored.
 
     import: takes the requests from the table that `erasure_table` in the settings describes, each id once, and executes
     those that need no approval. The table is only read.
@@ -84,6 +100,8 @@ def command(
         raise UsageError("--all is for listing requests")
     if (action is _Action.DECLINE) != (reason is not None):
         raise UsageError("decline needs a --reason, and nothing else does")
+    if verify and action is not _Action.CERTIFICATE:
+        raise UsageError("--verify is for a certificate")
     chosen = load_settings(settings, repository=repository, tenant=tenant)
     repo = open_repository(chosen)
     if action is _Action.LIST:
@@ -93,18 +111,45 @@ def command(
             code = _ran(import_requests(repo, chosen.erasures_from(), chosen.tenant, progress), as_json=as_json)
     elif action is _Action.REQUIRE_APPROVAL:
         code = _require(repo, as_json=as_json)
-    elif request_id is not None:
-        report = _done(repo, chosen.tenant, (action, request_id, reason or ""), quiet=as_json)
-        if as_json:
-            emit(report)
-        else:
-            show_erasure(report)
-        code = erasure_code(report) if action is _Action.RUN else 0
-    else:
+    elif action is _Action.DESTROY:
+        code = _destroy(repo, chosen.tenant, as_json=as_json)
+    elif request_id is None:
         with meter("Erasing", "files", quiet=as_json) as progress:
             code = _ran(run_due(repo, chosen.tenant, progress), as_json=as_json)
+    elif action is _Action.CERTIFICATE:
+        code = _certificate(repo, chosen.tenant, request_id, verify=verify, as_json=as_json)
+    else:
+        code = _told(repo, chosen.tenant, (action, request_id, reason or ""), as_json=as_json)
     if code:
         raise typer.Exit(code)
+
+
+def _told(repo: Repository, tenant: str, told: tuple[_Action, str, str], *, as_json: bool) -> int:
+    report = _done(repo, tenant, told, quiet=as_json)
+    if as_json:
+        emit(report)
+    else:
+        show_erasure(report)
+    return erasure_code(report) if told[0] is _Action.RUN else 0
+
+
+def _certificate(repo: Repository, tenant: str, request_id: str, *, verify: bool, as_json: bool) -> int:
+    report = (verify_certificates if verify else certificates_of)(repo, tenant, request_id)
+    if as_json:
+        emit(report)
+    else:
+        show_certificates(report)
+    return certificate_code(report)
+
+
+def _destroy(repo: Repository, tenant: str, *, as_json: bool) -> int:
+    with meter("Looking", "slots", quiet=as_json) as progress:
+        report = destroy_again(repo, tenant, progress)
+    if as_json:
+        emit(report)
+    else:
+        show_destroyed(report)
+    return 0
 
 
 def _done(repo: Repository, tenant: str, told: tuple[_Action, str, str], *, quiet: bool) -> ErasureReport:
@@ -187,6 +232,9 @@ vera erasures show art17-2026-0412
 vera erasures approve art17-2026-0412
 vera erasures decline art17-2026-0412 --reason "not the person's own data"
 vera erasures run
+vera erasures certificate art17-2026-0412 --verify
+vera erasures certificate art17-2026-0412 --json > certificate.json
+vera erasures destroy
 vera erasures import
 """,
     codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.RESTRICTED, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE),
