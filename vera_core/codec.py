@@ -20,7 +20,7 @@ from vera_core.model import Codec
 from vera_core.zstd_frame import MAX_WINDOW, block_frame, check_frame, check_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     _Loaded = Sequence[zstandard.ZstdCompressionDict]
 
@@ -219,15 +219,19 @@ def decode_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTION
     return contents
 
 
-def digest_many(batch: Sequence[Stored], dictionaries: Dictionaries = NO_DICTIONARIES) -> list[bytes]:
-    """The SHA-256 of every content of a batch, as `decode_many` would give them, without making bytes of each.
+def digest_many(
+    batch: Sequence[Stored],
+    dictionaries: Dictionaries = NO_DICTIONARIES,
+    digest_with: Callable[[bytes], bytes] = digest_alone,
+) -> list[bytes]:
+    """The digest of every content of a batch, as `decode_many` would give them, without making bytes of each.
 
     Raises:
         FormatError: as `decode_many`.
     """
     digests = [b""] * len(batch)
     for number, content in _decoded(batch, dictionaries):
-        digests[number] = hashlib.sha256(content).digest()
+        digests[number] = digest_with(content)
     return digests
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from vera_core.format.index import Content
     from vera_core.format.source import RangeSource
+    from vera_core.format.verify import Unseal
     from vera_core.model import Entry
 
 _BATCH_BYTES = 8 << 20
@@ -217,14 +218,14 @@ class ShardReader(Shard):
         with Naming(self.source.where):
             yield from self._decoded(self._all_stored())
 
-    def verify(self) -> Verified:
+    def verify(self, unseal: Unseal | None = None) -> Verified:
         """Checks every byte of the shard in one sequential pass; see `verify.verify`.
 
         Raises:
-            FormatError: what is wrong first, with the entry where one is concerned.
+            IntegrityError: what is wrong first, with the entry where one is concerned.
         """
         with Naming(self.source.where):
-            return verify(self)
+            return verify(self, unseal)
 
     def decode_batch(self, batch: Sequence[tuple[Entry, bytes]]) -> list[tuple[Entry, bytes]]:
         """Decodes and checks entries with their stored bytes; the sum of sizes is the caller's to bound.

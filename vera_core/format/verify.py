@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vera_core.codec import Dictionaries
     from vera_core.format.groups import Group
     from vera_core.format.reader import ShardReader
 
@@ -45,6 +46,8 @@ _FACTS = np.dtype(
 """What entries that share a content have in common."""
 _READ = 4 << 20
 _DECODED = 1 << 20
+_OPENED = 1024
+"""Sealed files that are opened at once: a group's are 20 MiB at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,26 @@ class Verified:
     shared: int
 
 
-def verify(reader: ShardReader) -> Verified:
+class Unseal(Protocol):
+    """What opens the files of an encrypted shard: `keys.seals.Seals.digests`."""
+
+    def __call__(
+        self, first: int, keyed_uids: Sequence[bytes], sealed: Sequence[bytes], dictionaries: Dictionaries, /
+    ) -> bytes:
+        """The keyed digests, end to end, of the contents of the sealed files with the ordinals from `first` on.
+
+        Raises:
+            IntegrityError: one is not what was sealed there.
+        """
+
+
+def verify(reader: ShardReader, unseal: Unseal | None = None) -> Verified:
     """Reads the shard front to back and checks everything that it states.
 
     Header, dictionaries, groups, sections and footer match their checksums and each other; they lie end to end, so that
     no byte is unaccounted for; entries are sorted; every content has the size and SHA-256 that its entry states; stored
-    bytes are shared whole or not at all. Of an encrypted shard, that is everything but the keyed digests. Memory: a
-    group and its contents, and 55 bytes for each content up to `MAX_SHARED`.
+    bytes are shared whole or not at all. Of an encrypted shard, that is everything but the keyed digests, and these too
+    with `unseal`. Memory: a group and its contents, and 55 bytes for each content up to `MAX_SHARED`.
 
     Raises:
         FormatError: the first finding.
@@ -80,7 +96,9 @@ def verify(reader: ShardReader) -> Verified:
         if reader.streamed:
             _verify_streamed(reader, scan, sums)
         else:
-            _verify_group(reader, scan, number, sums, brought)
+            group, facts, stored = _verify_group(reader, scan, number, sums, brought)
+            if unseal is not None:
+                _verify_sealed(reader, unseal, group, facts, stored)
     for section in reader.sections:
         crc = 0
         for start in range(0, section.size, CHUNK):
@@ -212,8 +230,13 @@ def _verify_dictionaries(reader: ShardReader, scan: _Scan) -> None:
     reader.dictionaries()
 
 
-def _verify_group(reader: ShardReader, scan: _Scan, number: int, sums: _Sums, brought: _Brought) -> None:
-    """Checks a group of an ordinary shard, the contents that it brings, and that those it shares are what it says."""
+def _verify_group(
+    reader: ShardReader, scan: _Scan, number: int, sums: _Sums, brought: _Brought
+) -> tuple[Group, NDArray[np.void], list[bytes]]:
+    """Checks a group of an ordinary shard, the contents that it brings, and that those it shares are what it says.
+
+    Returns the group, with the facts and stored bytes of what it brings.
+    """
     group = reader.parse_group(number, scan.take(reader.directory.sizes[number]))
     sums.take(reader, number, group)
     facts = _facts_of(group)
@@ -229,6 +252,19 @@ def _verify_group(reader: ShardReader, scan: _Scan, number: int, sums: _Sums, br
     for first, end in pairwise([0, *bounds.tolist(), len(batch)]):
         if first < end and not _are_right(reader, facts[first:end], batch[first:end]):
             _name_wrong(reader, group, rows[first:end], batch[first:end])
+    return group, facts, stored
+
+
+def _verify_sealed(
+    reader: ShardReader, unseal: Unseal, group: Group, facts: NDArray[np.void], sealed: Sequence[bytes]
+) -> None:
+    """Opens the files of a group of an encrypted shard, which all bring their content."""
+    uids = group.body.uids()
+    for first in range(0, len(group), _OPENED):
+        end = min(first + _OPENED, len(group))
+        found = unseal(group.head.first + first, uids[first:end], sealed[first:end], reader.dictionaries())
+        if found != facts["digest"][first:end].tobytes():
+            raise FormatError("contents do not match their keyed digests", todo=RESTORE, entry=group.head.first + first)
 
 
 def _facts_of(group: Group) -> NDArray[np.void]:

@@ -14,8 +14,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vera_core.errors import IntegrityError, UsageError
-from vera_core.keys.mac import hmac_sha256
-from vera_core.keys.tree import derive
+from vera_core.keys.mac import hmac_many
+from vera_core.keys.tree import derive, derive_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,6 +29,7 @@ MAX_PLAINTEXT = (1 << 31) - 1 - TAG_BYTES
 ID_BYTES = 16
 
 _FILE = b"vera-file-keys-v1"
+_ORDINAL = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,32 @@ class FileSealer:
         """
         if plaintexts and len(max(plaintexts, key=len)) > MAX_PLAINTEXT:
             raise UsageError(f"a file of more than {MAX_PLAINTEXT} bytes can't be sealed whole")
-        bound, number = self.repository_id + self.keyring_id, struct.Struct("<Q").pack
+        bound, number = self.repository_id + self.keyring_id, _ORDINAL.pack
+        keys = derive_many(leaves, _FILE)
+        # The nonce follows from the bytes, so that even a mistake can't put two plaintexts under one (key, nonce).
+        macs = hmac_many([pair[32:] for pair in keys], plaintexts)
         sealed = []
-        for ordinal, (leaf, plaintext) in enumerate(zip(leaves, plaintexts, strict=True), first):
-            keys = derive(leaf, _FILE)
-            # The nonce follows from the bytes, so that even a mistake can't put two plaintexts under one (key, nonce).
-            nonce = hmac_sha256(keys[32:], plaintext)[:NONCE_BYTES]
-            sealed.append(nonce + AESGCM(keys[:32]).encrypt(nonce, plaintext, bound + number(ordinal)))
+        for ordinal, (pair, mac, plaintext) in enumerate(zip(keys, macs, plaintexts, strict=True), first):
+            nonce = mac[:NONCE_BYTES]
+            sealed.append(nonce + AESGCM(pair[:32]).encrypt(nonce, plaintext, bound + number(ordinal)))
         return sealed
+
+    def open_many(self, first: int, leaves: Iterable[bytes], stored: Sequence[bytes]) -> list[bytes]:
+        """The plaintexts of consecutive ordinals from `first` on, each with its leaf: the inverse of `seal_many`.
+
+        Raises:
+            IntegrityError: one does not open; it is named.
+            ValueError: there are more or fewer leaves than stored files.
+        """
+        bound, number = self.repository_id + self.keyring_id, _ORDINAL.pack
+        plaintexts: list[bytes] = []
+        add = plaintexts.append
+        try:
+            for ordinal, (pair, data) in enumerate(zip(derive_many(leaves, _FILE), stored, strict=True), first):
+                add(AESGCM(pair[:32]).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], bound + number(ordinal)))
+        except InvalidTag:
+            raise _does_not_open(first + len(plaintexts)) from None
+        return plaintexts
 
     def open(self, ordinal: int, leaf: bytes, stored: bytes) -> bytes:
         """The plaintext of what `seal` gave.
@@ -87,8 +106,12 @@ class FileSealer:
                 raise InvalidTag
             return AESGCM(keys[:32]).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], bound)
         except InvalidTag:
-            raise IntegrityError(
-                "a sealed file does not open: its bytes were altered, moved, or sealed with another key",
-                todo="Restore the shard from a copy that verifies; `vera verify --deep` shows the damage.",
-                ordinal=ordinal,
-            ) from None
+            raise _does_not_open(ordinal) from None
+
+
+def _does_not_open(ordinal: int) -> IntegrityError:
+    return IntegrityError(
+        "a sealed file does not open: its bytes were altered, moved, or sealed with another key",
+        todo="Restore the shard from a copy that verifies; `vera verify --deep` shows the damage.",
+        ordinal=ordinal,
+    )

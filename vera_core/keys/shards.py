@@ -26,6 +26,7 @@ from vera_core.keys.envelope import Header, Kind
 from vera_core.keys.keyring import Keyring
 from vera_core.keys.opening import FileOpener, SealedShard
 from vera_core.keys.sealing import ID_BYTES, FileSealer
+from vera_core.keys.seals import Seals
 from vera_core.keys.tree import KeyTree
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class ShardSealer:
         )
         return Keyring(header, self.tree)
 
+    def seals(self, shard: bytes) -> Seals:
+        """What proves the shard, whose SHA-256 `shard` is."""
+        return Seals.of(self.tenant, self.keyring(shard))
+
     def seal(
         self, first: int, names: Names, keyed_uids: Sequence[str], batch: EncodedBatch
     ) -> tuple[Names, EncodedBatch]:
@@ -89,7 +94,7 @@ class ShardSealer:
         """
         if not len(names.uids) == len(keyed_uids) == len(names.created_at) == len(names.attributes) == len(batch):
             raise UsageError(f"{len(names.uids)} uids and {len(keyed_uids)} keyed uids were given for {len(batch)}")
-        leaves = self.tree.leaves(range(first, first + len(batch)))
+        leaves = self.tree.run(first, first + len(batch))
         files = FileSealer(self.tenant.header.repository_id, self.keyring_id)
         sealed = files.seal_many(first, leaves, _plaintexts(names, batch))
         facts = np.zeros(len(batch), FACTS)

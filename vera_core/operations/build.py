@@ -267,14 +267,14 @@ def _facts(rows: RowBatch, place: int, digest: bytes) -> tuple[object, ...]:
 
 
 def verify_built(part: BuiltPart, inspect: Inspect) -> None:
-    """Has a finished shard re-opened and every sum in it checked before anybody sees it.
+    """Has a finished shard re-opened, every sum in it checked and every sealed file opened before anybody sees it.
 
     Raises:
         IntegrityError: memory or disk of this machine altered it.
     """
     if part.local is None or part.summary is None:
         return
-    found = inspect(part.local.path)
+    found = inspect(part.local.path, None if part.sealer is None else part.sealer.seals(part.local.sha256))
     if (found.sha256, found.entries) != (part.local.sha256, part.summary.entries):
         raise IntegrityError(
             "a shard that was just built does not verify",

@@ -6,31 +6,38 @@ Building and verifying both keep Python's interpreter lock most of the time, so 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vera_core.errors import FormatError, VeraError
 from vera_core.format import FileSource, ShardReader, Verified
+from vera_core.keys.seals import Seals
 from vera_core.operations.child import OWN_PROCESS_ROWS, ChildProcess, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Inspect = Callable[[Path], Verified]
-"""Verifies a local shard whole.
-
-Raises:
-    FormatError: the first finding.
-"""
+_LENGTH = struct.Struct("<I")
 
 
-def inspect_file(path: Path) -> Verified:
+class Inspect(Protocol):
+    """Verifies local shards whole."""
+
+    def __call__(self, path: Path, seals: Seals | None = None) -> Verified:
+        """What is in the shard at `path`; of an encrypted one, every file is opened where its `seals` are given.
+
+        Raises:
+            FormatError: the first finding.
+        """
+
+
+def inspect_file(path: Path, seals: Seals | None = None) -> Verified:
     """An `Inspect` in this thread."""
     with FileSource(path) as source:
-        return ShardReader.open(source, sealed=True).verify()
+        return ShardReader.open(source, sealed=True).verify(None if seals is None else seals.digests)
 
 
 @contextmanager
@@ -41,19 +48,20 @@ def inspector(rows: int) -> Iterator[Inspect]:
         return
     child = ChildProcess(__name__)
     try:
-        yield lambda path: ask(child, path)
+        yield lambda path, seals=None: ask(child, path, seals)
     finally:
         child.end()
         child.close()
 
 
-def ask(child: ChildProcess, path: Path) -> Verified:
-    """An `Inspect` in a process that runs this module.
+def ask(child: ChildProcess, path: Path, seals: Seals | None = None) -> Verified:
+    """An `Inspect` in a process that runs this module; keys go through its pipe, which nobody else can read.
 
     Raises:
         UnavailableError: the process was killed.
     """
-    child.send(str(path).encode("utf-8", "surrogateescape"))
+    keys = b"" if seals is None else seals.pack()
+    child.send(_LENGTH.pack(len(keys)) + keys + str(path).encode("utf-8", "surrogateescape"))
     found: dict[str, Any] = json.loads(child.receive())
     if "what" in found:
         raise FormatError(found["what"], todo=found["todo"], **found["where"])
@@ -63,7 +71,10 @@ def ask(child: ChildProcess, path: Path) -> Verified:
 def answer(call: bytes) -> tuple[bytes]:
     """What the process says of the shard at a path."""
     try:
-        found = inspect_file(Path(call.decode("utf-8", "surrogateescape")))
+        (length,) = _LENGTH.unpack_from(call)
+        end = _LENGTH.size + length
+        seals = Seals.unpack(call[_LENGTH.size : end]) if length else None
+        found = inspect_file(Path(call[end:].decode("utf-8", "surrogateescape")), seals)
     except VeraError as error:
         return (json.dumps(error.to_json()).encode(),)
     return (json.dumps({**asdict(found), "sha256": found.sha256.hex()}).encode(),)

@@ -115,7 +115,7 @@ class _LoadingProcesses:
         self._local = local
         self._encoding = Encoding.of(options.policy, options.naming)
         roots = [str(root) for root in local.roots]
-        settings = json.dumps([roots, local.inline_limit, options.policy.value])
+        settings = json.dumps([roots, local.inline_limit, options.policy.value, self._encoding.common])
         self._children = [ChildProcess(__name__, settings) for _ in range(options.processes)]
         self._receivers = [ThreadPoolExecutor(1, thread_name_prefix="vera-load") for _ in self._children]
         tenant = options.naming.tenant_key
@@ -253,15 +253,15 @@ def _split(data: bytes) -> tuple[dict[str, Any], int]:
 
 def main(settings: str) -> None:
     """The process. The first call is the tenant's key for digests, empty where they are not keyed; it has no answer."""
-    roots, inline_limit, policy = json.loads(settings)
+    roots, inline_limit, policy, common = json.loads(settings)
     files = LocalFiles([Path(root) for root in roots], inline_limit)
     work: PartWork | None = None
 
     def answer(data: bytes) -> list[Part] | None:
         nonlocal work
         if work is None:
-            keyed = Mac(data).digest_alone if data else None
-            work = PartWork(Encoding(Policy(policy), keyed or digest_alone, common=keyed is not None), 0)
+            digest = Mac(data).digest_alone if data else digest_alone
+            work = PartWork(Encoding(Policy(policy), digest, common=common), 0)
             return None
         call = unpack_call(data)
         if call.files or call.trained is not None:

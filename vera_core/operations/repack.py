@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vera_core.format import Verified
+    from vera_core.keys.seals import Seals
     from vera_core.model import Slot
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.repository import Repository
@@ -258,9 +259,9 @@ def _one_at_a_time(inspect: Inspect) -> Inspect:
     """As an `Inspect` wants to be used."""
     guard = Lock()
 
-    def guarded(path: Path) -> Verified:
+    def guarded(path: Path, seals: Seals | None = None) -> Verified:
         with guard:
-            return inspect(path)
+            return inspect(path, seals)
 
     return guarded
 
