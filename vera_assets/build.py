@@ -23,7 +23,7 @@ from vera_assets.assets.upkeep import doctor_asset, garbage_asset
 from vera_assets.assets.watermark import watermark_asset
 from vera_assets.assets.window import window_asset
 from vera_assets.checks import hygiene_check, progress_check, shards_checks
-from vera_assets.erasure_checks import DEADLINES, deadlines_check, keyrings_check, repacked_checks, tombstones_checks
+from vera_assets.erasure_checks import DEADLINES, deadlines_check, keyrings_checks, repacked_checks, tombstones_checks
 from vera_assets.erasure_sensors import deadline_sensor, tombstone_sensor
 from vera_assets.jobs import (
     archive_job,
@@ -157,7 +157,7 @@ def _erasure(tenant: Tenant) -> _Part:
             deadlines_check(tenant),
             tombstones_checks(tenant),
             repacked_checks(tenant),
-            *([keyrings_check(tenant)] if tenant.encrypted else []),
+            *([keyrings_checks(tenant)] if tenant.encrypted else []),
         ],
         sensors=[tombstone_sensor(tenant, repack)],
         schedules=[deadlines_schedule(tenant, deadlines), erase_schedule(tenant, erase)],

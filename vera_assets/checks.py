@@ -5,7 +5,9 @@ that one bad day does not hold back the others (docs/dagster.md, "What Dagster 1
 No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 
 from dagster import (
@@ -36,6 +38,7 @@ from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.due import Migration, packed_record, stuck_windows
 from vera_core.operations.migrate import verify_packed
 from vera_core.operations.proving import INTEGRITY, WORM_LOCK, CheckResult
+from vera_core.operations.report import Finding
 from vera_core.operations.verdicts import WindowReport
 from vera_core.operations.verify import RECONCILIATION
 from vera_core.store.probe import hygiene
@@ -46,6 +49,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     RECONCILIATION: "Every row of the day, read from the source again: archived, equal or rejected by name; same "
     "count, bytes and digests.",
 }
+NAMED_BY = "`vera migrate SOURCE` names them; Dagster keeps no uid of an encrypted repository."
 PROGRESS = "progress"
 HYGIENE = "bucket_hygiene"
 SHOWN = 10
@@ -159,7 +163,22 @@ def _verify(migration: Migration, day: date) -> WindowReport:
         raise NotFoundError(
             "the day was not packed yet", todo="Materialize its shards first.", source=migration.source.name, day=day
         )
-    return verify_packed(migration, record.window)
+    report = verify_packed(migration, record.window)
+    if migration.repo.config.encryption is None:
+        return report
+    checks = tuple(_nameless(check) for check in report.verify.checks)
+    return replace(report, verify=replace(report.verify, checks=checks))
+
+
+def _nameless(check: CheckResult) -> CheckResult:
+    """The findings without what the source says of files: Dagster's event log keeps it for good, and openly."""
+    if check.name != RECONCILIATION:
+        return check
+    kinds = Counter((finding.what.partition(":")[0], finding.severity) for finding in check.findings if finding.uid)
+    counted = [
+        Finding(what=f"{what}: {count:,}", todo=NAMED_BY, severity=kind) for (what, kind), count in kinds.items()
+    ]
+    return replace(check, findings=(*counted, *(finding for finding in check.findings if not finding.uid)))
 
 
 def _result(spec: AssetCheckSpec, found: WindowReport | VeraError, day: date) -> AssetCheckResult:

@@ -5,8 +5,9 @@ each is reported as its own, as with the checks of `shards`.
 No `from __future__ import annotations`: Dagster reads the annotations of steps as objects.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from functools import partial
 
 from dagster import (
     AssetCheckEvaluation,
@@ -31,9 +32,11 @@ from vera_assets.tenants import Tenant
 from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.deadlines import RequestsReport, survey_requests
 from vera_core.operations.erasure_proof import ERASED, SAMPLE, SIDECAR, ErasureProof, prove_erased
-from vera_core.operations.keyring_survey import KEYRINGS, survey_keyrings
+from vera_core.operations.key_survey import NO_KEYS, KeySurvey, survey_keys
+from vera_core.operations.keyring_survey import KEYRINGS, KeyringsReport, survey_keyrings
 from vera_core.operations.proving import WORM_LOCK
 from vera_core.operations.report import Report
+from vera_core.operations.repository import Repository
 from vera_core.operations.verify import verify_slots
 from vera_core.operations.walk import slots
 
@@ -43,10 +46,15 @@ DESCRIPTIONS: Mapping[str, str] = {
     SIDECAR: "What readers begin with says of every slot of the day what its log says, read whole.",
 }
 LOCKS = "The lock of every live shard and every log record of the day, asked of the store: at least what it must be."
-KEYRINGS_TEXT = (
-    "The keyring of every shard of the day, in the bucket and in each registered copy: there, whole, opened by the key "
-    "service, no older than the slot's log says, the same everywhere."
-)
+KEY_DESCRIPTIONS: Mapping[str, str] = {
+    KEYRINGS: "The keyring of every shard of the day, in the bucket and in each registered copy: there, whole, opened "
+    "by the key service, no older than the slot's log says, the same everywhere.",
+    NO_KEYS: "No version of any keyring, in the bucket or in a registered copy, opens a file that was erased.",
+}
+KEY_SURVEYS: Mapping[str, Callable[[Repository, str, date], KeyringsReport | KeySurvey]] = {
+    KEYRINGS: survey_keyrings,
+    NO_KEYS: survey_keys,
+}
 SHOWN = 10
 
 
@@ -76,28 +84,34 @@ def deadlines_check(tenant: Tenant) -> AssetChecksDefinition:
     return deadlines
 
 
-def keyrings_check(tenant: Tenant) -> AssetChecksDefinition:
-    """The keyrings of a day, of an encrypted repository."""
+def keyrings_checks(tenant: Tenant) -> AssetChecksDefinition:
+    """The keyrings of a day, of an encrypted repository: in order, and of no use for what was erased."""
     key = tenant.naming.key(TOMBSTONES)
-    spec = AssetCheckSpec(KEYRINGS, asset=key, description=KEYRINGS_TEXT, partitions_def=tenant.partitions)
+    specs = {
+        name: AssetCheckSpec(name, asset=key, description=text, partitions_def=tenant.partitions)
+        for name, text in KEY_DESCRIPTIONS.items()
+    }
 
-    @multi_asset_check(specs=[spec], name=tenant.naming.name("open_keyrings"))
+    @multi_asset_check(specs=list(specs.values()), name=tenant.naming.name("open_keyrings"), can_subset=True)
     def open_keyrings(
         context: AssetCheckExecutionContext, repository: RepositoryResource
     ) -> Iterator[AssetCheckResult | AssetCheckEvaluation | Output[None]]:
         with translated():
             repo = repository.open()
             days = _days(context, key)
-            found, failed = each_day(days, lambda day: survey_keyrings(repo, tenant.name, day))
-        results = {
-            day: shown_result(spec, found[day].check, {**numbers(found[day]), "more": command("keys", "ls")})
-            if day in found
-            else failed_result(spec, failed[day])
-            for day in days
-        }
-        yield from by_day(context, spec, results)
+            for name, survey in KEY_SURVEYS.items():
+                if specs[name].key in context.selected_asset_check_keys:
+                    found, failed = each_day(days, partial(survey, repo, tenant.name))
+                    results = {day: _keys(specs[name], found.get(day) or failed[day]) for day in days}
+                    yield from by_day(context, specs[name], results)
 
     return open_keyrings
+
+
+def _keys(spec: AssetCheckSpec, found: KeyringsReport | KeySurvey | VeraError) -> AssetCheckResult:
+    if isinstance(found, VeraError):
+        return failed_result(spec, found)
+    return shown_result(spec, found.check, {**numbers(found), "more": command("keys", "ls")})
 
 
 def tombstones_checks(tenant: Tenant) -> AssetChecksDefinition:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,13 +16,12 @@ from dagster import (
     ExecuteInProcessResult,
 )
 
-from tests.dagster.world import DAYS, SOURCE, of, settings_for
-from tests.protocol.packing import KEK_VARIABLE, MemorySource, make_repository, opened, pack, some_files
+from tests.dagster.world import DAYS, SOURCE, kek_settings, of, settings_for
+from tests.protocol.packing import MemorySource, make_repository, opened, pack, some_files
 from vera_assets.build import build_definitions
 from vera_assets.resources import RepositoryResource
 from vera_core.erasures import Target
 from vera_core.operations.erasures import Draft, submit
-from vera_core.settings import KeyServiceName, KeySettings
 from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -94,8 +92,7 @@ def make_archive(root: Path, *, also: date | None = None, table: ErasureTable | 
     if table is not None:
         settings = settings.model_copy(update={"erasure_table": table})
     if "encryption" in changes:
-        keys = KeySettings(service=KeyServiceName.LOCAL, file=Path(os.environ[KEK_VARIABLE]))
-        settings = settings.model_copy(update={"keys": keys})
+        settings = settings.model_copy(update={"keys": kek_settings()})
     if also is not None:
         late = replace(settings.sources[SOURCE], begin=also)
         settings = settings.model_copy(update={"sources": {**settings.sources, "late": late}})

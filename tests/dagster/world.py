@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
@@ -23,17 +25,15 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecordStatus,
 )
 
-from tests.protocol.packing import make_repository
+from tests.protocol.packing import KEK_VARIABLE, local_kek, make_encrypted, make_repository
 from vera_assets.build import build_definitions
 from vera_assets.checks import DESCRIPTIONS
 from vera_core.operations.pack import ShardLine, packed_window
 from vera_core.operations.sources import migration_state, open_migrations
-from vera_core.settings import Settings
+from vera_core.settings import KeyServiceName, KeySettings, Settings
 from vera_core.source.base import Window
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dagster import DagsterInstance, EventLogRecord
 
     from vera_assets.jobs import Job
@@ -128,7 +128,7 @@ def of(*days: date) -> dict[str, Any]:
     return {"partition_key": days[0].isoformat()} if days else {}
 
 
-def make_world(root: Path, server: EmbeddedS3, store: S3Store) -> World:
+def make_world(root: Path, server: EmbeddedS3, store: S3Store, *, encrypted: bool = False) -> World:
     """Files, database, our tables in it, repository and definitions."""
     files = root / "files"
     files.mkdir()
@@ -147,9 +147,17 @@ def make_world(root: Path, server: EmbeddedS3, store: S3Store) -> World:
         )
         database.executemany("INSERT INTO documents (uid, created_at, path, bytes) VALUES (?, ?, ?, ?)", rows)
     settings = settings_for(root, store.bucket)
-    repo = make_repository(store, root / "spool")
+    if encrypted:
+        settings = settings.model_copy(update={"keys": kek_settings()})
+    repo = (make_encrypted if encrypted else make_repository)(store, root / "spool")
     migration_state(settings, SOURCE).create()
     return World(root, server, store, repo, settings, build_definitions(settings=settings))
+
+
+def kek_settings() -> KeySettings:
+    """The settings of the key service of the tests' encrypted repositories."""
+    local_kek()
+    return KeySettings(service=KeyServiceName.LOCAL, file=Path(os.environ[KEK_VARIABLE]))
 
 
 def settings_for(root: Path, bucket: str, **changes: Any) -> Settings:
