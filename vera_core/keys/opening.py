@@ -6,6 +6,7 @@ format/salvage.py.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vera_core.codec import decode, decode_many
@@ -124,11 +125,10 @@ class FileOpener:
             raise
 
     def _decoded(self, batch: Sequence[_Unsealed]) -> Iterator[tuple[Entry, bytes]]:
-        contents: Sequence[bytes | None]
-        try:
-            contents = decode_many([self._placed(inside.stored) for _, inside in batch], self._shard.dictionaries())
-        except FormatError:  # one by one, to name the one
-            contents = [None] * len(batch)
+        contents: Sequence[bytes | None] = [None] * len(batch)
+        if len(batch) > 1:  # a single one is decoded faster by itself
+            with suppress(FormatError):  # one by one, to name the one
+                contents = decode_many([self._placed(inside.stored) for _, inside in batch], self._shard.dictionaries())
         for (entry, inside), known in zip(batch, contents, strict=True):
             try:
                 content = self._decode(inside.stored) if known is None else known
