@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from vera_core.config import MAX_RETENTION_DAYS
-from vera_core.errors import NotFoundError, RestrictedError, UsageError
+from vera_core.errors import ErasedError, NotFoundError, RestrictedError, UsageError
 from vera_core.model import Lock, format_time
 from vera_core.operations.audited import audited
 from vera_core.operations.commit import sealed_number, settle, whole_second
@@ -23,6 +23,7 @@ from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.report import Report, figure
 from vera_core.operations.slotwise import append, by_slot, each_slot, until_in
 from vera_core.operations.storing import store_shard
+from vera_core.operations.supersede import OutrunError
 from vera_core.slotrecords import entries_json
 
 if TYPE_CHECKING:
@@ -120,7 +121,12 @@ class _Work:
 
     def _copy(self, readers: ShardReaders, versions: Sequence[Version]) -> None:
         repo, until = self.repo, self.order.until
-        finished = copy_versions(repo, readers, versions, self.scratch)
+        try:
+            finished = copy_versions(repo, readers, versions, self.scratch)
+        except ErasedError as error:
+            if self.log.refresh(self.state.snapshot()):
+                raise OutrunError("a file was erased meanwhile", todo="Run it again.", slot=self.state.slot) from error
+            raise
         try:
             place = store_shard(repo, self.log, self.state, finished, versions[0].shard.retention_class)
         finally:

@@ -27,7 +27,7 @@ from vera_core.operations.lookup import StoreSource, shard_opener
 from vera_core.operations.reshard import Aim, NewShard, prove, reshard
 from vera_core.operations.storing import store_shard
 from vera_core.operations.supersede import OutrunError, Replacement, supersede
-from vera_core.operations.unsealing import unsealing
+from vera_core.operations.unsealing import KeyGoneError, unsealing
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
@@ -114,9 +114,11 @@ class Rewriting:
                 return
             try:
                 rewritten = _Bundle(self, log, state, bundles[0], sealed).rewrite()
-            except OutrunError:
+            except (OutrunError, KeyGoneError) as error:
+                # A living file whose key is gone was erased meanwhile, or there is something wrong: the log tells.
+                moved = log.refresh(state)
                 lost += 1
-                if lost == ATTEMPTS:
+                if lost == ATTEMPTS or (isinstance(error, KeyGoneError) and not moved):
                     raise
                 continue
             if rewritten is None:

@@ -33,16 +33,18 @@ def store_shard(
     if finished.keyring is not None:
         locked = repo.config.retention(retention_class).erasability is Erasability.REGULATED
         repo.keyrings.store_fresh(state.slot, finished.keyring, short_lock(repo) if locked else None)
-        _look_again(log, state, repo.keys.shard(state.slot, finished.local.sha256))
+        key = repo.keys.shard(state.slot, finished.local.sha256)
+        if _is_outrun(log, state, key):
+            repo.keyrings.delete(key)
+            raise OutrunError(
+                "files of the slot were erased while a shard was built, or the shard was given up",
+                todo="Run it again.", slot=state.slot,
+            )  # fmt: skip
     return upload(repo, state, finished.local)
 
 
-def _look_again(log: SlotLog, state: SlotState, key: str) -> None:
+def _is_outrun(log: SlotLog, state: SlotState, key: str) -> bool:
     now = state.snapshot()
     log.refresh(now)
     fresh = now.records[len(state.records) :]
-    if now.is_condemned(key) or any(record.type == "tombstone" for record in fresh):
-        raise OutrunError(
-            "files of the slot were erased while a shard was built, or the shard was given up",
-            todo="Run it again.", slot=state.slot,
-        )  # fmt: skip
+    return now.is_condemned(key) or any(record.type == "tombstone" for record in fresh)

@@ -32,6 +32,10 @@ Raises:
 """
 
 
+class KeyGoneError(IntegrityError):
+    """The key of a file was destroyed that was not erased, as far as is known: read the log again."""
+
+
 def unsealing(opener: Callable[[], ShardOpener]) -> Unseal:
     """How the versions of a shard are unsealed; `opener` is asked once, when there is something to unseal."""
     opened = cache(opener)
@@ -77,7 +81,7 @@ def _leaf(leaves: Iterator[bytes]) -> bytes:
     try:
         return next(leaves)
     except ErasedError as error:
-        raise IntegrityError(
+        raise KeyGoneError(
             "the key of a file was destroyed that no tombstone names",
             todo="Restore the shard's keyring from a registered copy, in the revision that the slot log names.",
         ) from error
