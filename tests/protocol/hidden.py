@@ -78,7 +78,7 @@ def _telling(file: File) -> dict[str, list[bytes]]:
     micros = to_micros(file.created_at)
     key = uid_key(file.uid)
     return {
-        "uid": _texts(file.uid),
+        "uid": [form for text in (file.uid, *file.uid.split("/")[1:]) for form in _texts(text)],
         "media type": _texts(file.media_type),
         "metadata": [form for pair in file.metadata for text in pair for form in _texts(text)],
         "content": [file.content[at : at + 24] for at in range(0, max(len(file.content) - 24, 1), 37)],
