@@ -80,7 +80,7 @@ def test_the_rule_for_superseded_shards_is_printed(store: S3Store) -> None:
 def test_small_shards_are_merged(store: S3Store, tmp_path: Path) -> None:
     plan = vera("optimize", "--dry-run", "--json").document["plan"]
     assert [(line["shards"], line["saved"]) for line in plan["lines"]] == [(4, 3), (4, 3)]
-    assert "Nothing to merge." in vera("optimize", "--saves", "4").text
+    assert "Nothing to optimize." in vera("optimize", "--saves", "4").text
     shown = vera("optimize")
     assert (shown.code, "left behind" in shown.text) == (0, True)
     assert len(live_shards(opened(store, tmp_path / "spool"))) == 2
@@ -105,6 +105,8 @@ def test_what_makes_no_sense_is_refused(store: S3Store) -> None:
         (("repack", "--ratio", "30"), "ratio"),
         (("repack", "--day", DAY, "--from", DAY), "--day"),
         (("optimize", "--saves", "0"), "save"),
+        (("optimize", "--gains", "10"), "saved"),
+        (("optimize", "--older-than", "long"), "period"),
         (("gc", "--grace", "soon"), "period"),
     ):
         done = vera(*arguments)

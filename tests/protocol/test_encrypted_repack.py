@@ -14,7 +14,7 @@ from tests.protocol.puncturing import puncture
 from tests.protocol.repacking import assert_gone_from_bytes, erase, live_shards, living, readers_agree, repack
 from tests.protocol.test_repack import ONE_SLOT, dictionaries_of, letters, secret
 from vera_core.errors import ErasedError
-from vera_core.operations.optimize import execute_optimize, plan_optimize
+from vera_core.operations.optimize import Worth, execute_optimize, plan_optimize
 from vera_core.operations.repack import plan_repack
 from vera_core.operations.retain import execute_retain
 from vera_core.operations.retrieve import Retriever
@@ -60,7 +60,7 @@ def test_a_merge_keeps_every_version_under_its_name(memory_store: MemoryStore, t
         pack(repo, MemorySource(files, name=f"source-{number}"))
     before = living(repo)
     assert len(before) == 30 * 5
-    report = execute_optimize(repo, plan_optimize(repo, all_slots(repo), least_saved=1))
+    report = execute_optimize(repo, plan_optimize(repo, all_slots(repo), worth=Worth(least_saved=1)))
     assert report.ok, report.findings
     assert report.shards < report.replaced
     assert living(opened(memory_store, tmp_path)) == before

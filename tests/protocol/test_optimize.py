@@ -13,7 +13,7 @@ from tests.protocol.test_repack import ONE_SLOT, assert_sound
 from vera_core.errors import UsageError
 from vera_core.model import Origin
 from vera_core.operations.holdings import holdings
-from vera_core.operations.optimize import execute_optimize, plan_optimize
+from vera_core.operations.optimize import Worth, execute_optimize, plan_optimize
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_window
 from vera_core.operations.walk import all_slots
@@ -63,10 +63,10 @@ def test_full_shards_big_files_and_too_few_small_ones_are_left_alone(memory_stor
         pack(repo, MemorySource([File(f"small/{number}", b"x" * number)], name=f"small-{number}"))
     assert len(live_shards(repo)) == 3 + 4 + 3
     assert plan_optimize(repo, all_slots(repo)).lines == ()
-    [line] = plan_optimize(repo, all_slots(repo), least_saved=2).lines
+    [line] = plan_optimize(repo, all_slots(repo), worth=Worth(least_saved=2)).lines
     assert (line.shards, line.saved, line.files) == (3, 2, 3)
     with pytest.raises(UsageError):
-        plan_optimize(repo, [], least_saved=0)
+        Worth(least_saved=0)
 
 
 def test_copies_that_are_kept_longer_are_not_merged(memory_store: MemoryStore, tmp_path: Path) -> None:

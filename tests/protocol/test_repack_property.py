@@ -22,7 +22,7 @@ from tests.protocol.repacking import (
 )
 from vera_core.operations.doctor import plan_doctor
 from vera_core.operations.inventory import write_inventory
-from vera_core.operations.optimize import execute_optimize, plan_optimize
+from vera_core.operations.optimize import Worth, execute_optimize, plan_optimize
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_slots
 from vera_core.operations.walk import all_slots
@@ -112,7 +112,7 @@ class World:
             assert repack(self.repo).replaced == 0, "nothing is left to do"
 
     def merge(self, saved: int) -> None:
-        plan = plan_optimize(self.repo, all_slots(self.repo), least_saved=saved)
+        plan = plan_optimize(self.repo, all_slots(self.repo), worth=Worth(least_saved=saved))
         report = execute_optimize(self.repo, plan)
         assert report.ok, report.findings
         assert_no_longer_locked(report)

@@ -40,7 +40,7 @@ COMMANDS = {
     "scrub": "Prove a share of the archive: whole shards, locks, logs, holds.",
     "recover": "Save what can be saved of a damaged shard.",
     "repack": "Leave erased files behind: write what lives of their shards into new ones.",
-    "optimize": "Merge the small shards that late files and small windows leave in a slot.",
+    "optimize": "Merge small shards, and compress the shards of old days anew.",
     "gc": "Delete shard versions that count no more, once their locks have ended.",
     "doctor": "Put right what a crash or a stranger left behind.",
     "epoch": "Show or set how many slots a day has.",

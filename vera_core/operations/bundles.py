@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from vera_core.config import RepositoryConfig
     from vera_core.slots import ShardRef, SlotState
 
 LOCK_SPREAD = timedelta(days=31)
@@ -53,6 +54,14 @@ class Bundle:
     def size(self) -> int:
         """Their bytes."""
         return sum(shard.size for shard in self.shards)
+
+
+def objects_saved(bundle: Bundle, config: RepositoryConfig) -> int:
+    """How many objects fewer there will be when the bundle was replaced."""
+    stored = sum(shard.stored_bytes for shard in bundle.shards)
+    left = bundle.entries - bundle.erased
+    needed = max(-(-stored // config.shard_bytes), -(-left // config.part_rows))
+    return len(bundle.shards) - (needed if left else 0)
 
 
 def bundled(retention_class: str, shards: Iterable[tuple[ShardRef, int]]) -> list[Bundle]:

@@ -281,6 +281,14 @@ def _lines(state: SlotState, ratio: float) -> Iterator[RepackLine]:
         )  # fmt: skip
 
 
+def joint_report(*reports: RepackReport) -> RepackReport:
+    """What several runs came to together; `reason` names those of the runs that replaced something."""
+    done = [each for report in reports for each in report.done]
+    findings = [finding for report in reports for finding in report.findings]
+    reasons = [report.reason for report in reports if report.done] or [report.reason for report in reports]
+    return _report(", ".join(reasons), done, findings, sum(report.seconds for report in reports))
+
+
 def _report(reason: str, done: Sequence[Rewritten], findings: Sequence[Finding], seconds: float) -> RepackReport:
     files = sum(each.files for each in done)
     replaced = [shard for each in done for shard in each.replaced]

@@ -1,9 +1,9 @@
 """New shards of versions that lie in old ones, built in the spool and proved there (docs/protocol.md, Repack).
 
 Contents move as they are stored, but for small compressed ones, which are compressed anew: an old dictionary may hold
-pieces of files that were erased, so none is taken over. Each new shard gets dictionaries of its own, trained on its
-first files as packing does. What is sealed is opened (unsealing.py), and sealed anew under fresh keys. Nothing here
-talks to a slot log or uploads anything.
+pieces of files that were erased, so none is taken over. (Where that is the aim, all are.) Each new shard gets
+dictionaries of its own, trained on its first files as packing does. What is sealed is opened (unsealing.py), and sealed
+anew under fresh keys. Nothing here talks to a slot log or uploads anything.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vera_core.encoding import DICTIONARY_UP_TO, FACTS, EncodedBatch, Encoder
 from vera_core.errors import IntegrityError
 from vera_core.format import FileSource, Names, ShardReader, ShardWriter
 from vera_core.format.groups import CODECS
+from vera_core.format.layout import DICTIONARY
 from vera_core.format.source import Naming
 from vera_core.keys.shards import ShardOpener, ShardSealer
 from vera_core.operations.commit import LocalShard
@@ -55,7 +56,8 @@ class Aim:
     """How new shards are to be: what their headers say, how they compress, and the versions or bytes that fill one.
 
     `expected`: about how many versions there are to move; `stored_bytes` are those of contents; `spool`: where they are
-    built; `tenant`: whose key names their files, None where they are not encrypted.
+    built; `tenant`: whose key names their files, None where they are not encrypted; `anew`: all contents are compressed
+    anew.
     """
 
     options: ShardOptions
@@ -65,6 +67,7 @@ class Aim:
     expected: int
     spool: Path
     tenant: TenantKey | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,30 @@ def reshard(shelves: Sequence[Shelf], aim: Aim, tell: Tell) -> Iterator[NewShard
             written += len(piece)
             waiting = waiting.cut(len(piece), len(waiting)) if len(piece) < len(waiting) else next(coming, NOTHING)
         yield filling.finish()
+
+
+def sampled(shelf: Shelf, aim: Aim) -> tuple[int, int]:
+    """About how many bytes a shelf's contents and dictionaries take, and would take in a new shard; nothing is built.
+
+    Of its first versions, up to some MB, on which the dictionaries of both are trained: so neither has an advantage.
+    The shelf is used up by it.
+
+    Raises:
+        FormatError: the shard is damaged.
+    """
+    while len(shelf.rest) < LEAST_ROWS and not shelf.done:
+        shelf.more()
+    sample = shelf.take(None)
+    sample = sample.cut(0, _room(sample.rows["stored_size"]))
+    recoder = _Recoder([shelf], aim, sample, aim.expected)
+    before = after = 0
+    for part in _opened([shelf], sample, for_good=False).parts():
+        before += sum(map(len, part.stored))
+        after += int(recoder.recode(part).facts["stored_size"].sum())
+    rows = aim.expected / max(1, len(sample))
+    own = [section.raw_size for section in shelf.reader.sections if section.tag == DICTIONARY]
+    # A shard has each dictionary twice.
+    return int(before * rows) + 2 * sum(own), int(after * rows) + 2 * sum(map(len, recoder.dictionaries))
 
 
 def prove(new: NewShard, inspect: Inspect) -> int:
@@ -218,7 +245,7 @@ class _Recoder:
 
     def __init__(self, shelves: Sequence[Shelf], aim: Aim, sample: Living, files: int) -> None:
         self.shelves = shelves
-        self._sealed = aim.tenant is not None
+        self._sealed, self._anew = aim.tenant is not None, aim.anew
         contents, media_types = self._small(sample)
         trained = train_dictionaries(contents, media_types, policy=aim.policy, files=files, common=self._sealed)
         # Not their digests anew: those that they were archived with are what the new shard is proved by.
@@ -237,12 +264,10 @@ class _Recoder:
         """
         rows, attributes = part.living.rows, part.living.attributes
         stored: list[bytes | memoryview] = [*part.stored]
-        again = _small_compressed(rows)
-        if not self.dictionaries:
-            again = again[rows["parameter"][again] > 0]
         facts = np.zeros(len(rows), FACTS)
         for name in _SAME:
             facts[name] = rows[name]
+        again = self._again(rows)
         if len(again):
             contents = _decoded(self.shelves, part, again)
             encoded = self._encoder.encode(contents, [attributes[at].media_type for at in again.tolist()])
@@ -252,6 +277,13 @@ class _Recoder:
             for at, (begin, end) in zip(again.tolist(), bounds, strict=True):
                 stored[at] = encoded.stored[begin:end]
         return EncodedBatch(facts, b"".join(stored))
+
+    def _again(self, rows: NDArray[np.void]) -> NDArray[np.int64]:
+        """The places of contents that are compressed anew."""
+        if self._anew:
+            return np.flatnonzero(rows["size"])
+        again = _small_compressed(rows)
+        return again if self.dictionaries else again[rows["parameter"][again] > 0]
 
     def _small(self, sample: Living) -> tuple[list[bytes], list[str]]:
         """Contents and media types of files of a sample that compressing anew is for, up to `LOADED_BYTES`.

@@ -31,13 +31,13 @@ from vera_core.operations.unsealing import KeyGoneError, unsealing
 from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
     from vera_core.format.source import RangeSource
-    from vera_core.model import Policy, Slot
+    from vera_core.model import Origin, Policy, Slot
     from vera_core.operations.bundles import Bundle, Choose
     from vera_core.operations.inspector import Inspect
     from vera_core.operations.repository import Repository
@@ -52,11 +52,23 @@ _REPAIR_FIRST = "Run `vera verify --deep`, and repair it (docs/damaged-shards.md
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Why shards are replaced (the record's `reason`), which ones, and how their files are compressed."""
+    """Why shards are replaced (the record's `reason`), which ones, and how their files are compressed.
+
+    `shrink`: all files are compressed anew, which is worth it where it saves that part of the bytes; None: only what
+    is left out of the new shards, or makes them fewer, is worth it.
+    """
 
     reason: str
     choose: Choose
     policy: Policy
+    shrink: float | None = None
+
+    def is_worth(self, old: Sequence[ShardRef], new: Sequence[ShardRef], left_out: Sequence[Origin]) -> bool:
+        """Whether replacing these by those gains what it is for."""
+        if left_out or len(new) < len(old):
+            return True
+        before, after = (sum(shard.size for shard in shards) for shards in (old, new))
+        return self.shrink is not None and after <= (1 - self.shrink) * before
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +159,12 @@ class _Bundle:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.job.scratch, prefix="repack-")))
             replaced, shelves = self._shelves(stack, scratch)
-            if not replaced or (len(replaced) == 1 and not any(self.bundle.removable)):
+            alone = len(replaced) == 1 and not any(self.bundle.removable)
+            if not replaced or (alone and self.job.purpose.shrink is None):
                 return None
             fresh = self._built(replaced, shelves, scratch)
         left_out = [origin for shelf in shelves for origin in shelf.left_out]
-        if not left_out and len(fresh) >= len(replaced):
+        if not self.job.purpose.is_worth(replaced, fresh, left_out):
             return None
         repo = self.job.repo
         replacement = Replacement(self.job.purpose.reason, replaced, fresh, left_out)
@@ -169,7 +182,7 @@ class _Bundle:
         """The shards to replace, open. One big living file alone stays as it is: moving it would gain nothing."""
         replaced: list[ShardRef] = []
         shelves: list[Shelf] = []
-        gone = _gone(self.state)
+        gone = removable_versions(self.state)
         for shard, removable in zip(self.bundle.shards, self.bundle.removable, strict=True):
             source: RangeSource
             if shard.entries == 1 or removable >= shard.entries:
@@ -177,10 +190,8 @@ class _Bundle:
                 source = StoreSource(self.job.repo.store, shard)
             else:
                 source = stack.enter_context(self._fetched(shard, scratch / f"{len(shelves)}.vera"))
-            reader = ShardReader.open(source, sealed=bool(shard.keyring))
-            unseal = unsealing(partial(shard_opener, self.job.repo, shard, reader)) if shard.keyring else None
-            shelf = Shelf(len(shelves), reader, shard.number, gone, unseal)
-            if reader.streamed:
+            shelf = open_shelf(self.job.repo, shard, source, (len(shelves), gone))
+            if shelf.reader.streamed:
                 shelf.more()
                 if shelf.kept:
                     continue
@@ -233,12 +244,13 @@ class _Bundle:
         return fresh
 
     def _aim(self, replaced: Sequence[ShardRef], scratch: Path) -> Aim:
-        config = self.job.repo.config
+        config, purpose = self.job.repo.config, self.job.purpose
         retention = config.retention(self.bundle.retention_class)
         options = ShardOptions(bytes.fromhex(config.repository_id), retention.name, retention.erasability)
         expected = sum(shard.entries for shard in replaced) - sum(self.bundle.removable)
         tenant = self.job.repo.naming(self.state.slot.tenant).tenant_key
-        return Aim(options, self.job.purpose.policy, config.part_rows, config.shard_bytes, expected, scratch, tenant)
+        limits = config.part_rows, config.shard_bytes, expected
+        return Aim(options, purpose.policy, *limits, scratch, tenant, anew=purpose.shrink is not None)
 
     def _finish(self, new: NewShard, replaced: Sequence[ShardRef]) -> tuple[ShardRef, int]:
         """Proves and uploads a new shard; how its record will name it, and its census."""
@@ -253,7 +265,21 @@ class _Bundle:
         return shard, census
 
 
-def _gone(state: SlotState) -> dict[int, NDArray[np.uint64]]:
+def open_shelf(
+    repo: Repository, shard: ShardRef, source: RangeSource, place: tuple[int, Mapping[int, NDArray[np.uint64]]]
+) -> Shelf:
+    """A shard from which versions are taken; `place`: its number among others, and what is left behind of all.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    reader = ShardReader.open(source, sealed=bool(shard.keyring))
+    unseal = unsealing(partial(shard_opener, repo, shard, reader)) if shard.keyring else None
+    number, gone = place
+    return Shelf(number, reader, shard.number, gone, unseal)
+
+
+def removable_versions(state: SlotState) -> dict[int, NDArray[np.uint64]]:
     """The ordinals, by commit, of the versions that may be left behind."""
     held = {origin for versions in state.holds.values() for origin in versions}
     gone: dict[int, NDArray[np.uint64]] = {}
