@@ -109,8 +109,9 @@ def calls_of(template: MemoryStore, spool: Path, work: Callable[[Repository], ob
     return len(watched.calls)
 
 
-def racing(store: MemoryStore, nth: int, what: Callable[[], None]) -> FaultyStore:
-    return FaultyStore(store, [Rule(Action.RUN_BEFORE, nth=nth, run=what)])
+def racing(store: MemoryStore, nth: int, what: Callable[[MemoryStore], object]) -> FaultyStore:
+    """A store in which somebody does `what` just before that request."""
+    return FaultyStore(store, [Rule(Action.RUN_BEFORE, nth=nth, run=lambda: what(store))])
 
 
 def extend(repo: Repository) -> None:
@@ -124,7 +125,7 @@ def test_an_erasure_comes_before_any_request_of_a_repack(tmp_path: Path) -> None
     assert calls > 30
     for nth in range(1, calls + 1):
         store = copied(template)
-        report = repack(opened(racing(store, nth, lambda store=store: late_erasure(store, tmp_path)), tmp_path))
+        report = repack(opened(racing(store, nth, lambda racer: late_erasure(racer, tmp_path)), tmp_path))
         assert report.ok, (nth, report.findings)
         assert_ends_well(store, tmp_path, before)
 
@@ -136,7 +137,7 @@ def test_a_repack_comes_before_any_request_of_an_erasure(tmp_path: Path) -> None
     calls = calls_of(template, tmp_path, lambda repo: submit(repo, order))
     for nth in range(1, calls + 1):
         store = copied(template)
-        other = racing(store, nth, lambda store=store: repack(opened(store, tmp_path)))
+        other = racing(store, nth, lambda racer: repack(opened(racer, tmp_path)))
         assert submit(opened(other, tmp_path), order).stage is Stage.DONE, nth
         assert_ends_well(store, tmp_path, before)
 
@@ -158,7 +159,7 @@ def test_an_erasure_comes_before_any_request_of_an_extension(tmp_path: Path) -> 
     for nth in range(1, calls_of(template, tmp_path, extend) + 1):
         store = copied(template)
         with suppress(VeraError):
-            extend(opened(racing(store, nth, lambda store=store: late_erasure(store, tmp_path)), tmp_path))
+            extend(opened(racing(store, nth, lambda racer: late_erasure(racer, tmp_path)), tmp_path))
         assert_unopenable(store, opened(store, tmp_path), {*GONE, LATE})
         assert survey_keys(opened(store, tmp_path), "default", DAY).ok
         assert_erased(store, tmp_path, LATE)
@@ -170,7 +171,7 @@ def test_a_hold_comes_before_any_request_of_a_repack(tmp_path: Path) -> None:
     before = living(opened(template, tmp_path))
     for nth in range(1, calls_of(template, tmp_path, repack) + 1):
         store = copied(template)
-        other = racing(store, nth, lambda store=store: execute_hold(opened(store, tmp_path), hold_order(LATE)))
+        other = racing(store, nth, lambda racer: execute_hold(opened(racer, tmp_path), hold_order(LATE)))
         assert repack(opened(other, tmp_path)).ok, nth
         assert living(opened(store, tmp_path)) == before
         assert submit(opened(store, tmp_path), draft(LATE, request="r-2")).stage is Stage.REFUSED
