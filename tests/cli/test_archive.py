@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.support import new_repository, some_directory, write
-from tests.protocol.packing import DAY, opened
+from tests.cli.support import MARCH, some_directory, write
+from tests.protocol.packing import DAY, make_encrypted, make_repository, opened
 from vera_core.errors import UnavailableError
 from vera_core.operations.archive import archive, current_windows
 from vera_core.operations.freeze import freeze_window
@@ -20,8 +21,17 @@ from vera_core.store.faulty import Action, FaultyStore, Rule
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.protocol.packing import Make
     from vera_core.operations.repository import Repository
     from vera_core.store.memory import MemoryStore
+
+
+def encrypted(store: MemoryStore, spool: Path) -> Repository:
+    """An encrypted repository with room for the largest file of `some_directory`."""
+    return make_encrypted(store, spool, inline_limit=1 << 20)
+
+
+EITHER = pytest.mark.parametrize("make", [make_repository, encrypted], ids=["plain", "encrypted"])
 
 
 def source_of(repo: Repository, root: Path) -> DirectorySource:
@@ -32,8 +42,11 @@ def revisions(repo: Repository, root: Path) -> list[int]:
     return [window.revision for window in current_windows(repo, source_of(repo, root), DAY)]
 
 
-def test_a_run_that_died_after_freezing_is_finished_before_new_files(memory_store: MemoryStore, tmp_path: Path) -> None:
-    repo = new_repository(memory_store, tmp_path / "spool")
+@EITHER
+def test_a_run_that_died_after_freezing_is_finished_before_new_files(
+    memory_store: MemoryStore, tmp_path: Path, make: Make
+) -> None:
+    repo = make(memory_store, tmp_path / "spool")
     files = some_directory(tmp_path / "in")
     with repo.scratch() as scratch:
         freeze_window(repo, source_of(repo, tmp_path / "in"), Window("dir", "default", DAY), scratch)
@@ -47,12 +60,13 @@ def test_a_run_that_died_after_freezing_is_finished_before_new_files(memory_stor
     assert revisions(repo, tmp_path / "in") == [2], "nothing is left to do"
 
 
+@EITHER
 @pytest.mark.parametrize("writes", [2, 4, 6, 8, 10, 12, 14])
 def test_a_run_that_broke_off_is_finished_with_what_came_meanwhile(
-    memory_store: MemoryStore, tmp_path: Path, writes: int
+    memory_store: MemoryStore, tmp_path: Path, make: Make, writes: int
 ) -> None:
     """The store is gone from its n-th write on; the next run has one file more. All are there, and none twice."""
-    repo = new_repository(memory_store, tmp_path / "spool")
+    repo = make(memory_store, tmp_path / "spool")
     root = tmp_path / "in"
     files = some_directory(root)
     broken = FaultyStore(memory_store, [Rule(Action.FAIL, kind="put*", nth=writes, times=None)])
@@ -67,3 +81,34 @@ def test_a_run_that_broke_off_is_finished_with_what_came_meanwhile(
     for uid, content in wanted.items():
         assert reader.get(uid, DAY) == content
         assert len(reader.versions(uid, DAY)) == 1, uid
+
+
+@EITHER
+def test_a_file_that_was_not_there_is_tried_again_until_it_is(
+    memory_store: MemoryStore, tmp_path: Path, make: Make
+) -> None:
+    repo = make(memory_store, tmp_path / "spool")
+    root = tmp_path / "in"
+    files = some_directory(root)
+    missing = root / "away"
+    write(missing, b"here")
+    with repo.scratch() as scratch:
+        freeze_window(repo, source_of(repo, root), Window("dir", "default", DAY), scratch)
+    missing.unlink()
+    report = archive(repo, source_of(repo, root))
+    assert (report.rejected, report.packed_now) == (1, len(files))
+    write(missing, b"here")
+    report = archive(repo, source_of(repo, root))
+    assert (report.ok, report.packed_now) == (True, 1)
+    assert revisions(repo, root) == [2], "nothing is left to do"
+
+
+@EITHER
+def test_rejected_files_are_named(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    repo = make(memory_store, tmp_path / "spool")
+    root = tmp_path / "in"
+    some_directory(root)
+    (root / "telling link").symlink_to(root / "nowhere")
+    os.utime(root / "telling link", (MARCH.timestamp(), MARCH.timestamp()), follow_symlinks=False)
+    report = archive(repo, source_of(repo, root))
+    assert [(line.uid, line.reason) for line in report.rejects] == [("telling link", "not-a-file")]

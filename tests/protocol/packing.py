@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import pytest
 
 from vera_core.config import ConfigLog, Encryption, RepositoryConfig
 from vera_core.keys.local import LocalKeys
@@ -29,7 +31,7 @@ from vera_core.store.memory import MemoryStore
 from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vera_core.store.base import ObjectStore
 
@@ -60,6 +62,11 @@ def make_repository(store: ObjectStore, spool: Path, **changes: Any) -> Reposito
 def make_encrypted(store: ObjectStore, spool: Path, **changes: Any) -> Repository:
     """As `make_repository`, encrypted; its KEK is `local_kek`."""
     return make_repository(store, spool, encryption=Encryption(local_kek().kek), **changes)
+
+
+EITHER = pytest.mark.parametrize("make", [make_repository, make_encrypted], ids=["plain", "encrypted"])
+"""For tests that hold in every repository: `make` makes one."""
+Make: TypeAlias = "Callable[..., Repository]"
 
 
 def local_kek() -> LocalKeys:
@@ -226,7 +233,7 @@ def pack(repo: Repository, source: MemorySource, day: date = DAY, revision: int 
 
 
 __all__ = [
-    "CONFIG", "DAY", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
+    "CONFIG", "DAY", "EITHER", "KEYS", "NOON", "PREFIX", "File", "MemorySource", "Reject", "RejectReason", "archivable",
     "assert_archived", "copied", "copy_bucket", "known_bucket", "local_kek", "make_encrypted", "make_repository",
     "opened", "pack", "some_files",
 ]  # fmt: skip

@@ -64,9 +64,12 @@ def named_rejects(repo: Repository, source: Source, frozen: FrozenManifest, limi
 
 
 def unread_rows(repo: Repository, manifests: list[Manifest], naming: Naming) -> set[bytes]:
-    """The identities of the rows that were rejected when they were packed."""
+    """The identities of the rows that were rejected when they were packed, and stand in no later one of `manifests`."""
     unread: set[bytes] = set()
     for manifest in manifests:
+        if unread:
+            for batch in manifest.batches(0, manifest.row_count):
+                unread.difference_update(identities_of(batch.rows(), manifest, naming))
         rows = (row for row, _ in rejected_rows(repo, manifest) if not row.reject)
         while some := list(islice(rows, ROWS_AT_A_TIME)):
             unread.update(identities_of(some, manifest, naming))
