@@ -14,6 +14,7 @@ from tests.protocol.packing import (
     File,
     MemorySource,
     assert_archived,
+    make_encrypted,
     make_repository,
     opened,
     pack,
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 SECRET = File("contract/acme.pdf", b"the terms", media_type="application/pdf")
 
 
-@pytest.fixture
-def repo(memory_store: MemoryStore, tmp_path: Path) -> Repository:
-    made = make_repository(memory_store, tmp_path)
+@pytest.fixture(params=[make_repository, make_encrypted])
+def repo(memory_store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest) -> Repository:
+    made: Repository = request.param(memory_store, tmp_path)
     pack(made, MemorySource([SECRET, *some_files(20, prefix="alpha")], tenant="alpha"))
     pack(made, MemorySource(some_files(20, prefix="beta"), tenant="beta"))
     return made
