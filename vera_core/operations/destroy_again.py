@@ -48,7 +48,7 @@ def destroy_again(repo: Repository, tenant: str, progress: Callable[[int], None]
             repository=repo.uri,
         )
     with audited(repo, "destroy", {"tenant": tenant}) as outcome:
-        done, failed = destroy_keys(repo, all_slots(repo, tenant=tenant), progress)
+        done, failed = destroy_keys(repo, dict.fromkeys(all_slots(repo, tenant=tenant)), progress)
         purged = sum(item.purged for item in done)
         outcome.update(slots=len(done), purged=purged)
         if failed is not None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.erasures import Ground, Refusal
 from vera_core.model import Erasability, format_time
-from vera_core.operations.commit import sealed_number, settle
+from vera_core.operations.commit import settle
 from vera_core.operations.lookup import ShardReaders, versions_of
-from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, place_of, until_in
+from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, open_slot, place_of, until_in
 from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vera_core.model import Origin, Slot
     from vera_core.operations.lookup import Version
     from vera_core.operations.repository import Repository
+    from vera_core.operations.slotwise import OpenSlot
     from vera_core.slots import SlotState
 
 
@@ -101,25 +102,40 @@ def plan_erasure(repo: Repository, order: Order, progress: Callable[[int], None]
     return _in_order(files)
 
 
-def erase(
-    repo: Repository, order: Order, progress: Callable[[int], None] | None = None
-) -> tuple[list[FileErasure], VeraError | None]:
-    """Erases all that may be: a tombstone in each slot's log, a fresh sidecar, no inventory file that shows the files.
+class Erased(NamedTuple):
+    """What became of files. `failed` is the first error of a slot, where one failed.
 
-    Safe to run again, and side by side. A slot that fails does not keep the others from being erased: its error comes
-    back beside what was done (the first, where several fail). The caller tells the audit, before and after.
+    `slots` are those in which anything was ever erased, as they were left: in an encrypted repository their keys must
+    be destroyed, which also seals them.
+    """
+
+    files: list[FileErasure]
+    failed: VeraError | None
+    slots: dict[Slot, OpenSlot]
+
+
+def erase(repo: Repository, order: Order, progress: Callable[[int], None] | None = None) -> Erased:
+    """Takes from sight all that may be: a tombstone in each slot's log, no inventory file that shows the files.
+
+    Safe to run again, and side by side. A slot that fails does not keep the others from being erased. The caller tells
+    the audit, before and after, and destroys keys.
 
     Raises:
         UsageError: a uid needs a created_at; nothing was done.
         IncompatibleError: the repository no longer takes writes from this version.
     """
     repo.writable_config()
+    slots: dict[Slot, OpenSlot] = {}
 
     def one(slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
-        return _erase_in(repo, order, slot, names)
+        opened = open_slot(repo, slot)
+        files = _erase_in(repo, order, opened, names)
+        if opened.state.erased:
+            slots[slot] = opened
+        return files
 
     files, failed = each_slot(order.by_slot(repo), one, progress)
-    return _in_order(files), failed
+    return Erased(_in_order(files), failed, slots)
 
 
 def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]) -> Refusal | None:
@@ -182,10 +198,8 @@ def _last_lock(state: SlotState, name: str, versions: Sequence[Version]) -> date
     return max(ends, default=None)
 
 
-def _erase_in(repo: Repository, order: Order, slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
-    log = repo.slot_log(slot)
-    state = log.load()
-    sealed = sealed_number(log, state)
+def _erase_in(repo: Repository, order: Order, slot: OpenSlot, names: Mapping[str, int]) -> list[FileErasure]:
+    log, state, sealed = slot
     readers = ShardReaders(repo)
     erased: dict[str, FileErasure] = {}
 
@@ -200,8 +214,9 @@ def _erase_in(repo: Repository, order: Order, slot: Slot, names: Mapping[str, in
     files = until_in(log, state, step)
     if not state.erased:
         return files
-    settle(repo, log, state, sealed)
-    drop_inventory(repo, slot, max(record.number for record in state.records if record.type == "tombstone"))
+    if repo.config.encryption is None:
+        settle(repo, log, state, sealed)
+    drop_inventory(repo, state.slot, max(record.number for record in state.records if record.type == "tombstone"))
     return files
 
 

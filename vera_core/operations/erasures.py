@@ -33,12 +33,13 @@ from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from vera_core.erasures import AnyTarget, RequestLog, Target
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
+    from vera_core.operations.slotwise import OpenSlot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,25 +235,29 @@ def _execute(
         check_not_declined(request)
     files: list[FileErasure] = []
     failed: VeraError | None = None
+    slots: Mapping[Slot, OpenSlot] = {}
     if not request.decliner and stage_of(repo, request) is not Stage.WAITING:
-        files, failed = erase(repo, _order(request, request.due(repo.clock.now())), progress)
+        files, failed, slots = erase(repo, _order(request, request.due(repo.clock.now())), progress)
         store_decision(repo, log, lambda request: _done_body(request, files))
         request = store_decision(repo, log, lambda request: _refuse_body(request, files))
-    failed = failed or _destroy(repo, log, sorted(request.erased) if again else request.undestroyed)
+    undone = _destroy(repo, log, sorted(request.erased) if again else request.undestroyed, slots)
+    failed = failed or undone
     if failed is not None:
         failed.where |= {"request": request.id}
         raise failed
     return report_of(repo, log.request or request, files)
 
 
-def _destroy(repo: Repository, log: RequestLog, places: Sequence[int]) -> VeraError | None:
+def _destroy(
+    repo: Repository, log: RequestLog, places: Sequence[int], known: Mapping[Slot, OpenSlot]
+) -> VeraError | None:
     """Destroys the keys of files that are out of sight, and certifies it as far as it is done."""
     request = log.request
     assert request is not None
     if not request.keyed or not places:
         return None
-    slots = {place_of(repo, request.tenant, request.targets[place])[0]: None for place in places}
-    done, failed = destroy_keys(repo, slots)
+    slots = [place_of(repo, request.tenant, request.targets[place])[0] for place in places]
+    done, failed = destroy_keys(repo, {slot: known.get(slot) for slot in slots})
     certify(repo, log, done)
     return failed
 

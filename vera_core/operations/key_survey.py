@@ -14,7 +14,7 @@ from vera_core.errors import IncompatibleError, IntegrityError
 from vera_core.model import day_text
 from vera_core.operations.proving import Check, CheckResult, finding_of
 from vera_core.operations.report import Finding, Report, figure
-from vera_core.operations.rings import open_rings, rings_of
+from vera_core.operations.rings import SlotRings, open_rings
 from vera_core.operations.slotwise import each_slot
 from vera_core.operations.walk import slots
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vera_core.model import Slot
     from vera_core.operations.key_places import KeyPlace
     from vera_core.operations.repository import Repository
-    from vera_core.operations.rings import Lying, Ring, SlotRings
+    from vera_core.operations.rings import Lying, Ring
 
 NO_KEYS = "erased_keys_destroyed"
 SLOTS_AT_ONCE = 256
@@ -99,7 +99,8 @@ def examine(repo: Repository, wanted: Iterable[Slot], found: Examination) -> Non
 def _look(slot: Slot, to: tuple[Repository, Sequence[KeyPlace]]) -> list[SlotRings | Finding]:
     repo, places = to
     try:
-        rings = rings_of(repo, slot)
+        log = repo.slot_log(slot)
+        rings = SlotRings(repo, log, log.load())
         rings.look(places)
     except (IntegrityError, IncompatibleError) as error:
         # Nobody reads anything of such a slot; but nothing is proved either.

@@ -18,18 +18,19 @@ from vera_core.errors import ConflictError, PreconditionError, RestrictedError, 
 from vera_core.keys.keyring import Keyring, seal_keyrings
 from vera_core.keyspace import keyring_of
 from vera_core.model import Erasability, Lock
-from vera_core.operations.commit import sealed_number, settle
-from vera_core.operations.rings import SlotRings, open_rings, rings_of
-from vera_core.operations.slotwise import append, each_slot, until_in
+from vera_core.operations.commit import settle
+from vera_core.operations.rings import SlotRings, open_rings
+from vera_core.operations.slotwise import append, each_slot, open_slot, until_in
 from vera_core.store.base import ABSENT, Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vera_core.model import Slot
     from vera_core.operations.key_places import KeyPlace
     from vera_core.operations.repository import Repository
     from vera_core.operations.rings import Lying, Ring
+    from vera_core.operations.slotwise import OpenSlot
     from vera_core.slots import ShardRef, SlotState
 
 SLOTS_AT_ONCE = 256
@@ -91,6 +92,14 @@ class _Work:
     swaps: list[_Swap] = field(default_factory=list)
     purged: int = 0
 
+    def look(self) -> None:
+        """Sees what lies in the places now."""
+        self.rings.look(self.places)
+
+    def settle(self) -> None:
+        """Seals the slot, and says so in its sidecar."""
+        settle(self.rings.repo, self.rings.log, self.rings.state, self.sealed)
+
     def plan(self) -> None:
         """Decides what each keyring must become, by what was found of it."""
         self.swaps = [_Swap(ring, wanted) for ring in self.rings.rings if (wanted := _wanted(ring)) is not None]
@@ -102,9 +111,14 @@ class _Work:
 
     @property
     def is_done(self) -> bool:
-        """Whether every place has one version of each keyring, the wanted one, and none that no record names."""
+        """Whether every place has one version of each keyring, the wanted one, and none that no record names.
+
+        And the log says that no lower one counts.
+        """
         return not self.rings.strays and all(
-            len(_in(swap.ring, place)) == 1 and self._kept(swap, place) is not None
+            swap.wanted.revision <= swap.ring.shard.keyring
+            and len(_in(swap.ring, place)) == 1
+            and self._kept(swap, place) is not None
             for swap in self.swaps
             for place in self.places
         )
@@ -116,7 +130,7 @@ class _Work:
             RestrictedError: a lock keeps a version that opens what was erased.
             UnavailableError: a place can't be reached.
         """
-        repo, log, state = self.rings.repo, self.rings.log, self.rings.state
+        repo, state = self.rings.repo, self.rings.state
         for swap in self.swaps:
             for place in self.places:
                 if not swap.lost and self._kept(swap, place) is None:
@@ -124,8 +138,6 @@ class _Work:
         self._record()
         if self.rings.strays:
             _condemn(self.rings)
-        settle(repo, log, state, self.sealed)
-        self.sealed = state.head.number
         for swap in self.swaps:
             if not swap.lost:
                 repo.keyrings.forget(swap.ring.shard)
@@ -187,9 +199,11 @@ class _Work:
 
 
 def destroy_keys(
-    repo: Repository, slots: Iterable[Slot], progress: Callable[[int], None] | None = None
+    repo: Repository, slots: Mapping[Slot, OpenSlot | None], progress: Callable[[int], None] | None = None
 ) -> tuple[list[SlotDestroyed], VeraError | None]:
-    """Makes sure that no key of any erased file of these slots is left, in any version, in any place.
+    """Makes sure that no key of any erased file of these slots is left, in any version, in any place; seals them, too.
+
+    Slots may be given as they were left after their tombstones, else their logs are read.
 
     Safe to run again, and side by side. A slot that fails does not keep the others: its error comes back beside what
     was done (the first, where several fail). So does that of the key service, and of a copy that can't be reached; then
@@ -198,10 +212,10 @@ def destroy_keys(
     places, failed = _reachable(repo.keyrings.places())
     missing = failed
     done: list[SlotDestroyed] = []
-    wanted = list(dict.fromkeys(slots))
+    wanted = list(slots.items())
     for start in range(0, len(wanted), SLOTS_AT_ONCE):
         try:
-            found, error = _destroy(repo, wanted[start : start + SLOTS_AT_ONCE], places)
+            found, error = _destroy(repo, dict(wanted[start : start + SLOTS_AT_ONCE]), places)
         except VeraError as down:
             return done, failed or _unpunctured(down)
         failed = failed or error
@@ -213,7 +227,7 @@ def destroy_keys(
 
 
 def _destroy(
-    repo: Repository, slots: Sequence[Slot], places: Sequence[KeyPlace]
+    repo: Repository, slots: Mapping[Slot, OpenSlot | None], places: Sequence[KeyPlace]
 ) -> tuple[list[_Work], VeraError | None]:
     """Round after round until nothing is left to do; each asks the key service once for all slots.
 
@@ -221,25 +235,27 @@ def _destroy(
         VeraError: what concerns the whole key service.
     """
 
-    def begin(slot: Slot, _: None) -> list[_Work]:
-        rings = rings_of(repo, slot)
-        return [_Work(rings, places, sealed_number(rings.log, rings.state))]
+    def begin(slot: Slot, opened: OpenSlot | None) -> list[_Work]:
+        log, state, sealed = opened or open_slot(repo, slot)
+        return [_Work(SlotRings(repo, log, state), places, sealed)]
 
-    works, failed = each_slot(dict.fromkeys(slots), begin)
+    works, failed = each_slot(slots, begin)
     done: list[_Work] = []
     for attempt in range(ATTEMPTS):
-        works, error = each_slot({work.rings.slot: work for work in works}, _look)
+        works, error = _each(works, _Work.look)
         failed = failed or error
         works, error = _opened(repo, works)
         failed = failed or error
-        done += [work for work in works if work.is_done]
+        settled, error = _each([work for work in works if work.is_done], _Work.settle)
+        failed = failed or error
+        done += settled
         works = [work for work in works if not work.is_done]
         if not works:
             return done, failed
         if attempt:
             time.sleep(random.uniform(0, BACKOFF_SECONDS) * min(attempt, 10))  # noqa: S311 - to part racers
         _seal(repo, works)
-        works, error = each_slot({work.rings.slot: work for work in works}, _act)
+        works, error = _each(works, _Work.act)
         failed = failed or error
     return done, failed or ConflictError(
         f"other writers came first {ATTEMPTS} times",
@@ -247,14 +263,14 @@ def _destroy(
     )  # fmt: skip
 
 
-def _look(_slot: Slot, work: _Work) -> list[_Work]:
-    work.rings.look(work.places)
-    return [work]
+def _each(works: Iterable[_Work], step: Callable[[_Work], None]) -> tuple[list[_Work], VeraError | None]:
+    """Does a step for several slots at once; those that came through, and the first error."""
 
+    def one(_: Slot, work: _Work) -> list[_Work]:
+        step(work)
+        return [work]
 
-def _act(_slot: Slot, work: _Work) -> list[_Work]:
-    work.act()
-    return [work]
+    return each_slot({work.rings.slot: work for work in works}, one)
 
 
 def _opened(repo: Repository, works: Sequence[_Work]) -> tuple[list[_Work], VeraError | None]:

@@ -89,12 +89,16 @@ class SlotRings:
     """
 
     repo: Repository
-    slot: Slot
     log: SlotLog
     state: SlotState
     rings: list[Ring] = field(default_factory=list)
     strays: dict[str, list[Lying]] = field(default_factory=dict)
     seen: int = 0
+
+    @property
+    def slot(self) -> Slot:
+        """Where they lie."""
+        return self.state.slot
 
     def look(self, places: Sequence[KeyPlace]) -> None:
         """Lists what lies in the places, and reads what was not read before.
@@ -141,16 +145,6 @@ class SlotRings:
                     ring.read[lying.name] = _whole(place, info)
             except _GoneError:
                 continue  # somebody purged it meanwhile; the next look does not list it
-
-
-def rings_of(repo: Repository, slot: Slot) -> SlotRings:
-    """The keyrings of a slot that erased files must not follow from; nothing of them is looked at yet.
-
-    Raises:
-        IntegrityError: the slot's log can't be read.
-    """
-    log = repo.slot_log(slot)
-    return SlotRings(repo, slot, log, log.load())
 
 
 def open_rings(repo: Repository, rings: Iterable[Ring]) -> None:

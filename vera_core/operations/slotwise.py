@@ -9,12 +9,13 @@ import random
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vera_core.erasures import NamedTarget
 from vera_core.errors import ConflictError, VeraError
 from vera_core.keyspace import KeyKind
 from vera_core.model import Lock
+from vera_core.operations.commit import sealed_number
 from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
@@ -38,6 +39,25 @@ RECORD_BYTES = 4 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class OpenSlot(NamedTuple):
+    """A slot's log with its state, from the whole log, and the record up to which everything is sealed."""
+
+    log: SlotLog
+    state: SlotState
+    sealed: int
+
+
+def open_slot(repo: Repository, slot: Slot) -> OpenSlot:
+    """Reads a slot's log.
+
+    Raises:
+        IntegrityError, IncompatibleError: it can't be trusted.
+    """
+    log = repo.slot_log(slot)
+    state = log.load()
+    return OpenSlot(log, state, sealed_number(log, state))
 
 
 def by_slot(repo: Repository, tenant: str, targets: Iterable[Target]) -> dict[Slot, dict[str, str]]:
