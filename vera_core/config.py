@@ -204,6 +204,13 @@ def _apply_approval(before: RepositoryConfig | None, body: Mapping[str, Any]) ->
     return replace(before, erasure_approval=True)
 
 
+def _apply_keys(before: RepositoryConfig | None, body: Mapping[str, Any]) -> RepositoryConfig:
+    assert before is not None
+    if before.encryption is None or not isinstance(body["actor"], str):
+        raise TypeError("a repository without keys has no copies of them, or the record does not say who")
+    return replace(before, encryption=Encryption.from_json({"kek": before.encryption.kek, "copies": body["copies"]}))
+
+
 _HANDLERS: dict[str, Callable[[RepositoryConfig | None, Mapping[str, Any]], RepositoryConfig]] = {
     "init": _apply_init,
     "epoch": _apply_epoch,
@@ -211,6 +218,7 @@ _HANDLERS: dict[str, Callable[[RepositoryConfig | None, Mapping[str, Any]], Repo
     "withdraw": _settle(EpochState.WITHDRAWN),
     "require": _apply_require,
     "approval": _apply_approval,
+    "keys": _apply_keys,
 }
 
 

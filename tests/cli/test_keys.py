@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.support import vera, write
 from vera_core.keys.local import LocalKeys
+from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,5 +52,45 @@ def test_from_init_to_reading(embedded_s3: EmbeddedS3, settings: Path, tmp_path:
     packed = vera("pack", "in")
     assert packed.code in {0, 6}, packed.err  # 6: verifying does not open files yet
     assert vera("get", "a.txt", "--created-at", DAY).out == b"to be read again"
+    _look_after(where)
     keys.rename(tmp_path / "lost.json")
     assert vera("get", "a.txt", "--created-at", DAY).code == 3
+
+
+def _look_after(where: str) -> None:
+    """What an operator does with the keys of a repository that has files."""
+    listed = vera("keys")
+    assert listed.code == 0, listed.err
+    assert f"{where}  " in listed.text
+    assert "version 1: 2" in listed.text, "a keyring and the tenant key"
+    dry = vera("keys", "rotate", "--dry-run", "--json").document
+    assert (dry["plan"]["current"], dry["done"]) == (1, None)
+    rotated = vera("keys", "rotate")
+    assert rotated.code == 0, rotated.err
+    assert "has version 2 now" in rotated.text
+    again = vera("keys", "rewrap", "--json").document
+    assert (again["ok"], again["done"]["rewrapped"], again["done"]["raise_to"]) == (True, 0, 2)
+    assert vera("get", "a.txt", "--created-at", DAY).out == b"to be read again"
+
+    copy = S3Store("copy-of-the-keys")
+    copy.create_bucket()
+    assert "has no registered copies" in vera("keys", "copies").text
+    added = vera("keys", "copies", "add", "s3://copy-of-the-keys/spare")
+    assert added.code == 0, added.err
+    assert len(list(copy.list_objects("spare/"))) == 2
+    assert vera("keys", "copies", "--json").document["copies"][0]["place"] == "s3://copy-of-the-keys/spare"
+    drilled = vera("keys", "drill", "--percent", "100", "--json").document
+    assert [(line["opened"], line["files"]) for line in drilled["places"]] == [(1, 1), (1, 1)]
+
+    keyring = next(info for info in copy.list_objects("spare/") if "tenant" not in info.key)
+    copy.delete(keyring.key, version_id=copy.head(keyring.key).version_id)
+    assert vera("keys", "drill", "--percent", "100").code == 6
+    plan = vera("keys", "restore", "--dry-run")
+    assert plan.code == 0, plan.err
+    assert "missing" in plan.text
+    assert vera("keys", "restore", "--json").document["done"]["restored"] == 1
+    assert vera("keys", "drill", "--percent", "100").code == 0
+    removed = vera("keys", "copies", "remove", "s3://copy-of-the-keys/spare")
+    assert removed.code == 6, "the tenant key is locked there"
+    for wrong in (["ls", "more"], ["copies", "mend", "s3://x/y"], ["copies", "add"], ["drill", "--dry-run"]):
+        assert vera("keys", *wrong).code == 2, wrong

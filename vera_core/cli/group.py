@@ -43,6 +43,7 @@ COMMANDS = {
     "optimize": "Merge small shards, and compress the shards of old days anew.",
     "gc": "Delete shard versions that count no more, once their locks have ended.",
     "doctor": "Put right what a crash or a stranger left behind.",
+    "keys": "Look after the keys of an encrypted repository.",
     "epoch": "Show or set how many slots a day has.",
 }
 """Name of each command (and of its module in `commands`) and its first line of help, in the order of `vera --help`."""

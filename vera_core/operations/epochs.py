@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vera_core.errors import RestrictedError, UsageError
 from vera_core.keyspace import KeyKind
@@ -14,7 +14,6 @@ from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import days, tenants
 from vera_core.routing import EpochState, check_bits
 from vera_core.store.base import MissingObjectError
-from vera_core.store.chain import LostAppendError
 
 if TYPE_CHECKING:
     from datetime import date
@@ -52,11 +51,11 @@ def set_epoch(repo: Repository, from_day: date, n_bits: int) -> EpochReport:
         if taken is not None:
             repo.audit.outcome(intent, "refused", {"committed": taken})
             raise _refusal(repo, from_day, taken)
-        config = _append(repo, {"type": "epoch", "from_day": from_day.isoformat(), "n_bits": n_bits})
+        config = repo.change_config({"type": "epoch", "from_day": from_day.isoformat(), "n_bits": n_bits})
     # Whoever read the config before the pending record may have committed since; whoever reads it later waits.
     taken = first_commit(repo, from_day)
     verdict = "activate" if taken is None else "withdraw"
-    config = _append(repo, {"type": verdict, "from_day": from_day.isoformat()})
+    config = repo.change_config({"type": verdict, "from_day": from_day.isoformat()})
     state = EpochState.ACTIVE if taken is None else EpochState.WITHDRAWN
     repo.audit.outcome(intent, "done", {"state": state.value, "revision": config.revision})
     return EpochReport(
@@ -126,15 +125,3 @@ def _refusal(repo: Repository, from_day: date, taken: str) -> RestrictedError:
         "files are archived on or after that day, so their place can't change any more",
         todo="Choose a later day.", from_day=from_day, key=taken, repository=repo.uri,
     )  # fmt: skip
-
-
-def _append(repo: Repository, body: dict[str, Any]) -> RepositoryConfig:
-    now = repo.clock.now()
-    try:
-        return repo.config_log.append(body, now=now, until=repo.record_until(now))
-    except LostAppendError as error:
-        repo.refresh_config()
-        raise RestrictedError(
-            "somebody else changed the repository's config at the same moment",
-            todo="Run the command again.", repository=repo.uri,
-        ) from error  # fmt: skip

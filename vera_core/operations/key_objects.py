@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vera_core.keyspace import ParsedKey
     from vera_core.model import Lock
     from vera_core.operations.key_places import KeyPlace
+    from vera_core.operations.repository import Repository
 
 _Readable = tuple[VersionInfo, Envelope]
 _FOREIGN = "Find out who wrote it, and delete that version; what counts lies beside it."
@@ -56,7 +57,7 @@ class KeyLook:
     """What lies under a key: the version that counts and the envelope in it (None where no version is one).
 
     `same` are other versions with the same envelope, whatever wraps it, `lower` those of lower revisions; `findings`
-    tell of versions that are none, or hide the one that counts.
+    tell of versions that are none (`unreadable`), or hide the one that counts.
     """
 
     object: KeyObject
@@ -64,12 +65,24 @@ class KeyLook:
     envelope: Envelope | None = None
     same: tuple[VersionInfo, ...] = ()
     lower: tuple[VersionInfo, ...] = ()
+    unreadable: tuple[VersionInfo, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
     def on_top(self) -> bool:
         """Whether the version that counts is the newest one: what a plain read of the key gets."""
         return self.info is not None and self.info == self.object.versions[0]
+
+    @property
+    def revision(self) -> int:
+        """The revision of what counts; 0 where nothing does."""
+        return 0 if self.envelope is None else self.envelope.header.revision
+
+    def holds(self, other: KeyLook) -> bool:
+        """Whether both hold the same, whatever wraps it."""
+        if self.envelope is None or other.envelope is None:
+            return self.envelope is other.envelope
+        return _inside(self.envelope) == _inside(other.envelope)
 
     def replace(self, envelope: Envelope, lock: Lock | None) -> bool:
         """Stores an envelope as the newest version, unless there is another one by now; whether it is there.
@@ -126,10 +139,10 @@ def look(found: KeyObject, *, repository_id: bytes, locked: bool) -> KeyLook:
     Raises:
         UnavailableError: the place can't be reached.
     """
-    readable, findings = _readable(found, repository_id)
+    readable, unreadable, findings = _readable(found, repository_id)
     chosen = _keyring(readable) if found.parsed.kind is KeyKind.KEYRING else _tenant_key(found, readable, locked=locked)
     if chosen is None:
-        return KeyLook(found, findings=tuple(findings))
+        return KeyLook(found, unreadable=unreadable, findings=tuple(findings))
     info, envelope = chosen
     newest = found.versions[0]
     if newest.is_delete_marker:
@@ -140,8 +153,14 @@ def look(found: KeyObject, *, repository_id: bytes, locked: bool) -> KeyLook:
         found, info, envelope,
         same=tuple(one for one, other in readable if one != info and _inside(other) == _inside(envelope)),
         lower=tuple(one for one, other in readable if other.header.revision < envelope.header.revision),
-        findings=tuple(findings),
+        unreadable=unreadable, findings=tuple(findings),
     )  # fmt: skip
+
+
+def look_under(repo: Repository, place: KeyPlace, key: str) -> KeyLook:
+    """What lies under one key of a place of the repository's now; raises as `look`."""
+    found = KeyObject(place, place.keys.parse(key), ()).again()
+    return look(found, repository_id=bytes.fromhex(repo.config.repository_id), locked=repo.config.locked)
 
 
 def lock_of(place: KeyPlace, info: VersionInfo, now: datetime) -> Lock | None:
@@ -171,9 +190,10 @@ def _of_key(place: KeyPlace, infos: Sequence[VersionInfo]) -> Iterator[KeyObject
             yield KeyObject(place, parsed, tuple(infos))
 
 
-def _readable(found: KeyObject, repository_id: bytes) -> tuple[list[_Readable], list[Finding]]:
+def _readable(found: KeyObject, repository_id: bytes) -> tuple[list[_Readable], tuple[VersionInfo, ...], list[Finding]]:
     """The versions that are what their key says, newest first, and what the others are."""
     readable: list[_Readable] = []
+    unreadable: list[VersionInfo] = []
     findings: list[Finding] = []
     for info in found.versions:
         if info.is_delete_marker:
@@ -186,8 +206,9 @@ def _readable(found: KeyObject, repository_id: bytes) -> tuple[list[_Readable], 
         try:
             readable.append((info, _checked(repository_id, found.parsed, Envelope.decode(data))))
         except (IntegrityError, IncompatibleError) as error:
+            unreadable.append(info)
             findings.append(_finding(info, error.what, error.todo or _FOREIGN))
-    return readable, findings
+    return readable, tuple(unreadable), findings
 
 
 def _checked(repository_id: bytes, parsed: ParsedKey, envelope: Envelope) -> Envelope:

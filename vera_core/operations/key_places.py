@@ -46,9 +46,9 @@ class KeyPlace(NamedTuple):
         """
         try:
             yield
-        except MissingObjectError:
-            raise
         except (UnavailableError, RestrictedError, NotFoundError) as error:
+            if isinstance(error, MissingObjectError) or "place" in error.where:
+                raise
             raise UnavailableError(
                 f"a place that keeps the repository's keys can't be used: {error.what}",
                 todo="Make it reachable and run this again. A copy that is gone for good: `vera keys copies remove`.",

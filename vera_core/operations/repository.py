@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vera_core.audit.trail import AuditPolicy, AuditTrail
 from vera_core.config import PROTOCOL_VERSION, ConfigLog, RepositoryConfig
-from vera_core.errors import IncompatibleError, UnavailableError, UsageError
+from vera_core.errors import IncompatibleError, RestrictedError, UnavailableError, UsageError
 from vera_core.keys.naming import PLAIN, KeyedNaming
 from vera_core.keyspace import Keyspace
 from vera_core.model import Lock
@@ -24,13 +24,15 @@ from vera_core.operations.key_places import KeyPlace, open_place
 from vera_core.operations.keyrings import Keyrings
 from vera_core.operations.tenant_keys import TenantKeys
 from vera_core.slotlog import SlotLog
+from vera_core.store.chain import LostAppendError
 from vera_core.store.clock import StoreClock
 from vera_core.store.s3 import S3Store, parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import date, datetime
 
+    from vera_core.config import Encryption
     from vera_core.keys.naming import Naming
     from vera_core.keys.service import KeyService
     from vera_core.model import Slot
@@ -143,6 +145,22 @@ class Repository:
                 )
             time.sleep(0.5)
 
+    def change_config(self, body: Mapping[str, Any]) -> RepositoryConfig:
+        """Appends a record to the config log, as planned on the config as last read; returns the config after it.
+
+        Raises:
+            RestrictedError: somebody else was first.
+        """
+        now = self.clock.now()
+        try:
+            return self._config_log.append(body, now=now, until=self.record_until(now))
+        except LostAppendError as error:
+            self.refresh_config()
+            raise RestrictedError(
+                "somebody else changed the repository's config at the same moment",
+                todo="Run the command again.", repository=self.uri,
+            ) from error  # fmt: skip
+
     @property
     def config_log(self) -> ConfigLog:
         """The config log itself, for the few operations that append to it."""
@@ -189,22 +207,36 @@ class Repository:
             os.close(handle)
             shutil.rmtree(directory, ignore_errors=True)
 
+    def encryption(self) -> Encryption:
+        """How the repository is encrypted.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if self.config.encryption is None:
+            raise UsageError(
+                "the repository is not encrypted: it has no keys",
+                todo="That is fixed by `vera init`: make an encrypted repository, and migrate into it.",
+                repository=self.uri,
+            )
+        return self.config.encryption
+
     def key_service(self) -> KeyService:
         """The service that wraps this repository's keys.
 
         Raises:
-            UsageError: none is configured, or another than the repository's.
+            UsageError: none is configured, or another than the repository's; or it is not encrypted.
         """
-        encryption = self.config.encryption
+        encryption = self.encryption()
         with self._guard:
             if self._service is None and self.workplace.key_service is not None:
                 self._service = self.workplace.key_service()
             service = self._service
-        if encryption is None or service is None or service.kek != encryption.kek:
+        if service is None or service.kek != encryption.kek:
             raise UsageError(
                 "the repository's keys are wrapped by a key service that is not configured here",
                 todo="Describe it under [keys] in vera.toml (docs/encryption.md).",
-                repository=self.uri, kek=None if encryption is None else encryption.kek,
+                repository=self.uri, kek=encryption.kek,
                 configured=None if service is None else service.kek,
             )  # fmt: skip
         return service
@@ -228,8 +260,8 @@ class Repository:
             return PLAIN
         found = self._namings.get(tenant)
         if found is None:
-            lock = Lock(self.config.lock_mode, self.record_until(self._longest_lock())) if self.config.locked else None
-            opened = self.tenant_keys.make(tenant, lock) if make else self.tenant_keys.open(tenant)
+            keys = self.tenant_keys
+            opened = keys.make(tenant, self.tenant_key_lock()) if make else keys.open(tenant)
             found = self._namings[tenant] = KeyedNaming(opened)
         return found
 
@@ -248,8 +280,10 @@ class Repository:
         """The keyrings of an encrypted repository's shards."""
         return self._keyrings
 
-    def _longest_lock(self) -> datetime:
-        return self.clock.now() + timedelta(days=self.config.longest_days)
+    def tenant_key_lock(self) -> Lock | None:
+        """The lock of a tenant key that is stored now: for the longest class, and the slack."""
+        longest = self.clock.now() + timedelta(days=self.config.longest_days)
+        return Lock(self.config.lock_mode, self.record_until(longest)) if self.config.locked else None
 
     def slot_log(self, slot: Slot) -> SlotLog:
         """The log of one slot."""

@@ -19,7 +19,7 @@ from vera_core.keys.envelope import rewrap_envelopes
 from vera_core.keyspace import KeyKind
 from vera_core.operations.audited import audited
 from vera_core.operations.key_census import THREADS, Tally, kek_version, looks, summed
-from vera_core.operations.key_objects import lock_of, look
+from vera_core.operations.key_objects import lock_of, look_under
 from vera_core.operations.report import Finding, Report, figure
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ class _Run:
                 return _Left(seen, seen.envelope, [finding])
             if seen.replace(outcome, lock_of(seen.object.place, seen.info, self.repo.clock.now())):
                 return _Left(seen, outcome, [], self._removed(seen, [seen.info, *seen.same]) + Counter(rewrapped=1))
-            repository_id = bytes.fromhex(self.repo.config.repository_id)
-            seen = look(seen.object.again(), repository_id=repository_id, locked=self.repo.config.locked)
+            seen = look_under(self.repo, seen.object.place, seen.object.parsed.key)
             (outcome,) = self._rewrapped([seen])
         what = "others replace this key all the time; it is wrapped as before"
         return _Left(seen, seen.envelope, [Finding(what=what, key=seen.object.parsed.key, todo="Run it again.")])
