@@ -143,7 +143,7 @@ class Keyrings:
             raise trouble  # it is there: another KEK, or a newer VERA, opens it
         raise IntegrityError(
             f"the shard's keyring can't be used: {trouble.what}",
-            todo="Nothing of the shard is readable without it. Put it back from a registered copy: `vera keys restore`.",
+            todo="Nothing of the shard is readable without it. Put it back from a copy: `vera keys restore`.",
         ) from trouble
 
     def _opened(self, shard: ShardRef, data: bytes) -> Outcome[Keyring]:
