@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.protocol.erasing import MIDNIGHT, UID, assert_erased, draft
-from tests.protocol.packing import KEYS, MemorySource, copied, make_repository, opened, pack, some_files
+from tests.protocol.packing import KEYS, MemorySource, copied, local_kek, make_repository, opened, pack, some_files
+from vera_core.config import Encryption
 from vera_core.erasures import Target
 from vera_core.errors import RestrictedError, UnavailableError
 from vera_core.model import Erasability, Lock, LockMode, RetentionClass
@@ -38,11 +39,11 @@ LOGS = f"{KEYS.requests_prefix('default')}*"
 class World:
     """An archive in a store whose clock is set on."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, **changes: Any) -> None:
         self.moment = datetime(2026, 3, 2, 12, tzinfo=UTC)
         self.store = MemoryStore(clock=lambda: self.moment)
         self.spool = spool
-        pack(make_repository(self.store, spool, classes=CLASSES), MemorySource(some_files(40)))
+        pack(make_repository(self.store, spool, classes=CLASSES, **changes), MemorySource(some_files(40)))
 
     def repo(self, store: ObjectStore | None = None, actor: str = "test") -> Repository:
         return opened(store or self.store, self.spool, actor)
@@ -127,6 +128,27 @@ def test_what_waits_for_long_stays_in_the_index_until_it_is_done(world: World) -
     run_due(world.repo(), "default")
     assert world.index() == set()
     assert world.listed(everything=True) == ["r-1", "r-2"]
+
+
+def test_what_is_out_of_sight_stays_in_the_index_until_its_keys_are_destroyed(tmp_path: Path) -> None:
+    """Also of a request that somebody declined meanwhile."""
+    world = World(tmp_path, encryption=Encryption(local_kek().kek))
+    for number in (1, 2):
+        dying = FaultyStore(world.store, [Rule(Action.FAIL, "put", "*.keys", times=None)])
+        with pytest.raises(UnavailableError):
+            submit(world.repo(dying), draft(f"doc/0000{number}.json", request=f"r-{number}"))
+    decline(world.repo(actor="bob"), "default", "r-2", "not their own data")
+    broken = FaultyStore(world.store, [Rule(Action.FAIL, "put", "*.keys", times=None)])
+    for _ in range(9):
+        world.later(days=8)
+        assert len(run_due(world.repo(broken), "default").findings) == 2
+    assert world.index() == {"r-1", "r-2"}
+    assert not world.survey().complete
+    assert len(run_due(world.repo(), "default").requests) == 2
+    assert world.survey().unfinished == 0
+    world.later(days=32)
+    run_due(world.repo(), "default")
+    assert world.index() == set()
 
 
 @pytest.mark.parametrize("action", [Action.FAIL, Action.LOSE_REPLY])

@@ -1,7 +1,7 @@
 """Which erasure requests are open, or were until lately: an index, so that nobody reads the logs of years every hour.
 
 An entry is an object whose key names a request. It is stored before the request, and removed by VersionId when the
-request has been closed for a month; a closed request never opens again. So an entry too many costs a reader one look,
+request has been over for a month; one that is over never opens again. So an entry too many costs a reader one look,
 and one that is missing is found by a walk through all logs, which whoever runs requests makes once a week. The logs are
 the truth; the index decides nothing (docs/protocol.md, "Open requests").
 """
