@@ -164,7 +164,7 @@ def test_rows_of_one_uid_with_other_content_are_versions(repo: Repository, memor
     assert report.archived == 5
     reader = Retriever(opened(memory_store, repo.workplace.spool))
     found = reader.versions("uid", DAY)
-    assert [item.created_at for item in found] == sorted(item.created_at for item in found)
+    assert [item.created_at for item in found] == [file.created_at for file in files]
     assert {reader.get("uid", DAY, version=item.version) for item in found} == {file.content for file in files}
     assert reader.get("uid", DAY) == b"content 4"
     assert reader.get("uid", DAY, version=found[0].version) == b"content 0"
