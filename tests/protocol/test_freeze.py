@@ -10,11 +10,11 @@ import pytest
 
 from tests.protocol.packing import (
     DAY,
+    EITHER,
     KEYS,
     File,
     MemorySource,
     assert_archived,
-    make_repository,
     opened,
     pack,
     some_files,
@@ -27,6 +27,7 @@ from vera_core.store.faulty import Action, FaultyStore, Rule
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.protocol.packing import Make
     from vera_core.store.base import ObjectStore
     from vera_core.store.memory import MemoryStore
 
@@ -34,9 +35,10 @@ KEY = KEYS.manifest("default", "docs", DAY, 1)
 FAR = Lock(LockMode.GOVERNANCE, datetime(2090, 1, 1, tzinfo=UTC))
 
 
-def test_whoever_comes_second_adopts_the_first_manifest(store: ObjectStore, tmp_path: Path) -> None:
+@EITHER
+def test_whoever_comes_second_adopts_the_first_manifest(store: ObjectStore, tmp_path: Path, make: Make) -> None:
     """The source changed in between; what was frozen first is what is packed."""
-    repo = make_repository(store, tmp_path)
+    repo = make(store, tmp_path)
     first, second = MemorySource(some_files(20)), MemorySource(some_files(25))
     with repo.scratch() as scratch:
         frozen = freeze_window(repo, first, first.window(), scratch)
@@ -49,8 +51,9 @@ def test_whoever_comes_second_adopts_the_first_manifest(store: ObjectStore, tmp_
     assert pack(repo, second).rows == 20
 
 
-def test_two_freezers_at_once_adopt_one(memory_store: MemoryStore, tmp_path: Path) -> None:
-    make_repository(memory_store, tmp_path)
+@EITHER
+def test_two_freezers_at_once_adopt_one(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    make(memory_store, tmp_path)
     winner, loser = MemorySource(some_files(20)), MemorySource(some_files(25))
     racing = FaultyStore(memory_store)
     racing.add(Rule(Action.RUN_BEFORE, "put_file", KEY, run=lambda: pack(opened(memory_store, tmp_path), winner)))
@@ -59,10 +62,11 @@ def test_two_freezers_at_once_adopt_one(memory_store: MemoryStore, tmp_path: Pat
     assert_archived(memory_store, tmp_path, winner)
 
 
+@EITHER
 def test_a_marker_lets_a_second_manifest_in_and_the_first_stays_the_one(
-    memory_store: MemoryStore, tmp_path: Path
+    memory_store: MemoryStore, tmp_path: Path, make: Make
 ) -> None:
-    make_repository(memory_store, tmp_path)
+    make(memory_store, tmp_path)
     first, second = MemorySource(some_files(20)), MemorySource(some_files(25))
     pack(opened(memory_store, tmp_path), first)
     memory_store.delete(KEY)
@@ -86,8 +90,11 @@ def test_a_marker_lets_a_second_manifest_in_and_the_first_stays_the_one(
 
 
 @pytest.mark.parametrize("steps", [["put"], ["delete"], ["put", "delete"], ["put", "put"]])
-def test_what_somebody_put_there_before_is_no_manifest(store: ObjectStore, tmp_path: Path, steps: list[str]) -> None:
-    make_repository(store, tmp_path)
+@EITHER
+def test_what_somebody_put_there_before_is_no_manifest(
+    store: ObjectStore, tmp_path: Path, steps: list[str], make: Make
+) -> None:
+    make(store, tmp_path)
     for step in steps:
         if step == "put":
             store.put(KEY, b"no manifest")
@@ -98,8 +105,11 @@ def test_what_somebody_put_there_before_is_no_manifest(store: ObjectStore, tmp_p
     assert_archived(store, tmp_path, source)
 
 
-def test_somebody_who_keeps_putting_objects_there_is_named(memory_store: MemoryStore, tmp_path: Path) -> None:
-    make_repository(memory_store, tmp_path)
+@EITHER
+def test_somebody_who_keeps_putting_objects_there_is_named(
+    memory_store: MemoryStore, tmp_path: Path, make: Make
+) -> None:
+    make(memory_store, tmp_path)
     pest = FaultyStore(memory_store)
     pest.add(Rule(Action.RUN_BEFORE, "put_file", KEY, times=None, run=lambda: memory_store.put(KEY, b"again")))
     source = MemorySource(some_files(3))
@@ -109,8 +119,11 @@ def test_somebody_who_keeps_putting_objects_there_is_named(memory_store: MemoryS
     assert pack(opened(memory_store, tmp_path), source).rows == 3
 
 
-def test_a_locked_version_that_is_no_manifest_stops_the_window(memory_store: MemoryStore, tmp_path: Path) -> None:
-    repo = make_repository(memory_store, tmp_path)
+@EITHER
+def test_a_locked_version_that_is_no_manifest_stops_the_window(
+    memory_store: MemoryStore, tmp_path: Path, make: Make
+) -> None:
+    repo = make(memory_store, tmp_path)
     made = memory_store.put(KEY, b"junk", lock=FAR)
     with pytest.raises(IntegrityError, match="does not verify") as caught:
         pack(repo, MemorySource(some_files(3)))
@@ -119,8 +132,9 @@ def test_a_locked_version_that_is_no_manifest_stops_the_window(memory_store: Mem
     assert pack(repo, MemorySource(some_files(3), name="other")).archived == 3, "other windows go on"
 
 
-def test_a_manifest_of_another_window_is_refused(memory_store: MemoryStore, tmp_path: Path) -> None:
-    repo = make_repository(memory_store, tmp_path)
+@EITHER
+def test_a_manifest_of_another_window_is_refused(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    repo = make(memory_store, tmp_path)
     pack(repo, MemorySource(some_files(3), name="other"))
     other = memory_store.get(KEYS.manifest("default", "other", DAY, 1)).data
     memory_store.put(KEY, other, lock=FAR)
@@ -128,8 +142,9 @@ def test_a_manifest_of_another_window_is_refused(memory_store: MemoryStore, tmp_
         pack(repo, MemorySource(some_files(3)))
 
 
-def test_a_lost_reply_leaves_one_manifest(memory_store: MemoryStore, tmp_path: Path) -> None:
-    make_repository(memory_store, tmp_path)
+@EITHER
+def test_a_lost_reply_leaves_one_manifest(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    make(memory_store, tmp_path)
     source = MemorySource(some_files(10))
     for action in (Action.LOSE_REPLY, Action.FAIL, Action.REPEAT):
         try:
@@ -141,8 +156,9 @@ def test_a_lost_reply_leaves_one_manifest(memory_store: MemoryStore, tmp_path: P
     assert_archived(memory_store, tmp_path, source)
 
 
-def test_changed_rows_are_in_the_next_revision(memory_store: MemoryStore, tmp_path: Path) -> None:
-    repo = make_repository(memory_store, tmp_path)
+@EITHER
+def test_changed_rows_are_in_the_next_revision(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    repo = make(memory_store, tmp_path)
     files = some_files(10)
     pack(repo, MemorySource(files))
     moved = replace(files[4], created_at=files[4].created_at.replace(hour=23, minute=59))

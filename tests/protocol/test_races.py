@@ -11,6 +11,7 @@ import pytest
 
 from tests.protocol.packing import (
     DAY,
+    EITHER,
     KEYS,
     NOON,
     File,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from tests.protocol.packing import Make
     from vera_core.operations.pack import PackReport
     from vera_core.store.base import ObjectStore
 
@@ -67,8 +69,9 @@ def assert_sound(store: ObjectStore, spool: Path) -> None:
     assert (plan.unsealed, plan.sidecars, plan.removals, plan.findings) == (0, 0, 0, ())
 
 
-def test_sixteen_packers_of_one_window(store: ObjectStore, tmp_path: Path) -> None:
-    make_repository(store, tmp_path)
+@EITHER
+def test_sixteen_packers_of_one_window(store: ObjectStore, tmp_path: Path, make: Make) -> None:
+    make(store, tmp_path)
     source = MemorySource(some_files(120))
     repos = [opened(store, tmp_path, f"packer-{number}") for number in range(16)]
     reports = together([lambda repo=repo: pack(repo, source) for repo in repos])  # type: ignore[misc]
@@ -78,17 +81,19 @@ def test_sixteen_packers_of_one_window(store: ObjectStore, tmp_path: Path) -> No
     assert_sound(store, tmp_path)
 
 
-def test_threads_may_share_a_handle(memory_store: MemoryStore, tmp_path: Path) -> None:
-    repo = make_repository(memory_store, tmp_path)
+@EITHER
+def test_threads_may_share_a_handle(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
+    repo = make(memory_store, tmp_path)
     sources = [MemorySource(some_files(30, prefix=f"p{number}"), name=f"source-{number}") for number in range(4)]
     together([lambda source=source: pack(repo, source) for source in sources])  # type: ignore[misc]
     everything = MemorySource([file for source in sources for file in source.files])
     assert_archived(memory_store, tmp_path, everything)
 
 
-def test_packers_of_different_windows_share_slots(memory_store: MemoryStore, tmp_path: Path) -> None:
+@EITHER
+def test_packers_of_different_windows_share_slots(memory_store: MemoryStore, tmp_path: Path, make: Make) -> None:
     """Six sources with rows of one day: their commits interleave in the same slot logs."""
-    make_repository(memory_store, tmp_path)
+    make(memory_store, tmp_path)
     sources = [MemorySource(some_files(60, prefix=f"p{number}"), name=f"source-{number}") for number in range(6)]
     together(
         [lambda source=source: pack(opened(memory_store, tmp_path), source) for source in sources]  # type: ignore[misc]
@@ -99,11 +104,12 @@ def test_packers_of_different_windows_share_slots(memory_store: MemoryStore, tmp
 
 
 @pytest.mark.parametrize("first_content", [b"same", b"other"])
+@EITHER
 def test_overlapping_windows_of_two_sources_make_one_version_or_two(
-    memory_store: MemoryStore, tmp_path: Path, first_content: bytes
+    memory_store: MemoryStore, tmp_path: Path, first_content: bytes, make: Make
 ) -> None:
     """Both sources hold the uid. Equal rows count once whoever is first; different ones are two versions."""
-    make_repository(memory_store, tmp_path)
+    make(memory_store, tmp_path)
     ours = [File(f"doc/{number}", b"same") for number in range(20)]
     one = MemorySource([replace(file, content=first_content) for file in ours], name="one")
     two = MemorySource(ours, name="two")
@@ -120,10 +126,11 @@ def test_overlapping_windows_of_two_sources_make_one_version_or_two(
             assert reader.get(file.uid, DAY) in (b"same", b"other")
 
 
-def test_a_racer_who_died_unsealed_is_sealed_by_whoever_packs_the_slot(tmp_path: Path) -> None:
+@EITHER
+def test_a_racer_who_died_unsealed_is_sealed_by_whoever_packs_the_slot(tmp_path: Path, make: Make) -> None:
     """The survivor loaded the slot before the dead one committed: its sidecar must not say that all is sealed."""
     store = MemoryStore()
-    make_repository(store, tmp_path, part_rows=1000)
+    make(store, tmp_path, part_rows=1000)
     dead_source = MemorySource(some_files(40, prefix="dead"), name="dead")
     source = MemorySource(some_files(40, prefix="live"), name="live")
     dying = FaultyStore(store, [Rule(Action.FAIL, "set_lock", "*.vera", times=None)])
@@ -182,8 +189,11 @@ def damage(store: MemoryStore, key: str, version_id: str) -> None:
     versions[at] = replace(versions[at], data=bytes(data))
 
 
-def test_a_reply_lost_after_the_commit_is_no_second_commit(memory_store: MemoryStore, tmp_path: Path) -> None:
-    make_repository(memory_store, tmp_path)
+@EITHER
+def test_a_reply_lost_after_the_commit_is_no_second_commit(
+    memory_store: MemoryStore, tmp_path: Path, make: Make
+) -> None:
+    make(memory_store, tmp_path)
     flaky = FaultyStore(memory_store, [Rule(Action.LOSE_REPLY, "put", "*/log/*", times=None)])
     source = MemorySource(some_files(60))
     assert pack(opened(flaky, tmp_path), source).archived == 60
@@ -223,10 +233,11 @@ def test_an_adopted_shard_must_verify(tmp_path: Path) -> None:
     )
 
 
-def test_a_version_condemned_before_its_commit_is_not_committed(tmp_path: Path) -> None:
+@EITHER
+def test_a_version_condemned_before_its_commit_is_not_committed(tmp_path: Path, make: Make) -> None:
     """gc condemns a version between upload and commit: the packer stores another one."""
     store = MemoryStore()
-    repo = make_repository(store, tmp_path, part_rows=1000)
+    repo = make(store, tmp_path, part_rows=1000)
     source = MemorySource([File(f"doc/{number}", b"x" * number) for number in range(1, 20)])
     racing = FaultyStore(store)
     condemned: list[str] = []
