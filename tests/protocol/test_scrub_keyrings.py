@@ -29,6 +29,7 @@ from vera_core.config import Encryption
 from vera_core.errors import UnavailableError, UsageError
 from vera_core.keys.keyring import seal_keyrings
 from vera_core.model import Erasability, Lock, LockMode, RetentionClass
+from vera_core.operations.key_restore import execute_restore, plan_restore
 from vera_core.operations.keyring_survey import survey_keyrings
 from vera_core.operations.lookup import ShardReaders
 from vera_core.operations.proofs import Place, gather_proofs, read_proofs
@@ -303,3 +304,25 @@ def test_superseded_shards_count_as_long_as_they_are_there(world: World) -> None
     after = survey_keyrings(world.repo(), "default", DAY)
     assert after.ok
     assert after.keyrings > before
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("harm", ["gone", "hidden", "damaged", "buried"])
+def test_what_is_found_is_put_right_from_a_copy(world: World, at: int, harm: str) -> None:
+    store, key = world.places()[at]
+    assert isinstance(store, MemoryStore)
+    if harm == "gone":
+        for info in list(store.list_versions(key)):
+            store.delete(key, version_id=info.version_id)
+    elif harm == "hidden":
+        store.delete(key)
+    elif harm == "damaged":
+        edit_bytes(store, key, flip(200))
+    else:
+        store.put(key, b"junk")
+    assert not world.scrub().ok
+    repo = world.repo()
+    assert execute_restore(repo, plan_restore(repo)).ok
+    report = world.scrub()
+    assert (report.ok, about_keyrings(report)) == (True, [])
+    assert list_damage(world.repo()).ok

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RESTORE = "Run `vera keys restore`, which puts it back from a copy that is whole."
 PURGE = "Run `vera erasures run`, which removes what erased files could still be read with."
-STRANGER = "Find out who wrote it, and remove that version; the shard's own one lies beneath it."
+STRANGER = "Find out who wrote it. `vera keys restore` puts the shard's own one on top, and deletes what is none."
 
 
 class KeyringLook(NamedTuple):
