@@ -239,6 +239,17 @@ def test_two_freezers_at_once_pack_the_rows_of_one(repo: Repository, memory_stor
     assert (report.rows, report.archived, same.asked) == (5, 5, 1), "the same rows, so those at hand do"
 
 
+def test_somebody_makes_the_tenants_key_and_packs_at_the_same_moment(
+    repo: Repository, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    source = MemorySource(some_files(20))
+    racing = FaultyStore(memory_store)
+    racing.add(Rule(Action.RUN_BEFORE, "list_prefixes", "*/t/default/", run=lambda: pack(repo, source)))
+    report = pack(opened(racing, tmp_path), source)
+    assert (report.rows, report.archived, report.packed_now) == (20, 20, 0)
+    assert_archived(memory_store, tmp_path, source)
+
+
 def test_an_epoch_in_between_makes_it_stale_as_ever(memory_store: MemoryStore, tmp_path: Path) -> None:
     repo = make_encrypted(memory_store, tmp_path, routing=Routing(epochs=(RoutingEpoch(date.min, 0),)))
     source = MemorySource(some_files(30))

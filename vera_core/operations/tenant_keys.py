@@ -88,7 +88,9 @@ class TenantKeys:
             IntegrityError: it had.
         """
         kept = [place.uri for place in self.places[1:] if self.stored(place, tenant).envelope is not None]
-        if kept or any(True for _ in days_in(self.places[0], tenant)):
+        used = kept or any(True for _ in days_in(self.places[0], tenant))
+        # Looked at again: somebody may have made it, and packed, since it was looked for.
+        if used and self._envelope(tenant) is None:
             raise IntegrityError(
                 "the tenant's key is gone, and files are archived under it",
                 todo="Restore it with `vera keys restore`. With another key none of them would be found.",
