@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from vera_core.errors import ErasedError, IntegrityError, VeraError
 from vera_core.format.columns import Attributes
@@ -19,8 +22,6 @@ from vera_core.keys.sealing import FileSealer
 from vera_core.operations.living import Living
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vera_core.format.sealed import Inside
     from vera_core.keys.shards import ShardOpener
 
@@ -41,7 +42,7 @@ def unsealing(opener: Callable[[], ShardOpener]) -> Unseal:
     opened = cache(opener)
 
     def unseal(living: Living, sealed: Sequence[bytes]) -> tuple[Living, list[bytes]]:
-        insides = list(_insides(opened(), living, sealed))
+        insides = _insides(opened(), living, sealed)
         uids = [inside.uid for inside in insides]
         _check_names(opened(), living, uids)
         stored = [inside.stored.stored for inside in insides]
@@ -57,16 +58,21 @@ def unsealing(opener: Callable[[], ShardOpener]) -> Unseal:
     return unseal
 
 
-def _insides(opener: ShardOpener, living: Living, sealed: Sequence[bytes]) -> Iterator[Inside]:
+def _insides(opener: ShardOpener, living: Living, sealed: Sequence[bytes]) -> list[Inside]:
     of = opener.keyring.header
     files = FileSealer(of.repository_id, of.keyring_id)
-    ordinals = living.rows["ordinal"].tolist()
-    leaves = opener.keyring.tree.leaves(ordinals)
-    for ordinal, name, data in zip(ordinals, living.uids, sealed, strict=True):
+    ordinals = living.rows["ordinal"].astype(np.int64)
+    leaves = opener.keyring.tree.leaves(ordinals.tolist())
+    found: list[Inside] = []
+    for begin, end in pairwise([0, *(np.flatnonzero(np.diff(ordinals) != 1) + 1).tolist(), len(ordinals)]):
         try:
-            yield parse_inside(files.open(ordinal, _leaf(leaves), data))
+            plaintexts = files.open_many(int(ordinals[begin]), islice(leaves, end - begin), sealed[begin:end])
+            found += map(parse_inside, plaintexts)
+        except ErasedError as error:
+            raise _gone(named(error, opener.reader.source.where)) from error
         except VeraError as error:
-            raise named(error, {**opener.reader.source.where, "uid": name.decode(), "entry": ordinal}) from error
+            raise named(error, opener.reader.source.where) from error
+    return found
 
 
 def _check_names(opener: ShardOpener, living: Living, uids: Sequence[str]) -> None:
@@ -77,11 +83,9 @@ def _check_names(opener: ShardOpener, living: Living, uids: Sequence[str]) -> No
             raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE, **where)
 
 
-def _leaf(leaves: Iterator[bytes]) -> bytes:
-    try:
-        return next(leaves)
-    except ErasedError as error:
-        raise KeyGoneError(
-            "the key of a file was destroyed that no tombstone names",
-            todo="Restore the shard's keyring from a registered copy, in the revision that the slot log names.",
-        ) from error
+def _gone(error: VeraError) -> KeyGoneError:
+    return KeyGoneError(
+        "the key of a file was destroyed that no tombstone names",
+        todo="Restore the shard's keyring from a registered copy, in the revision that the slot log names.",
+        **error.where,
+    )
