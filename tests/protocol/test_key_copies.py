@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.protocol.erasing import draft
 from tests.protocol.packing import (
     DAY,
     MemorySource,
@@ -30,10 +33,14 @@ from vera_core.errors import (
     UsageError,
 )
 from vera_core.keys.keyring import seal_keyrings
-from vera_core.model import Erasability, RetentionClass
+from vera_core.model import Erasability, Lock, RetentionClass
+from vera_core.operations.commit import LOCK_TOLERANCE
+from vera_core.operations.doctor import execute_doctor, plan_doctor
+from vera_core.operations.erasures import submit
 from vera_core.operations.key_copies import add_copy, list_copies, remove_copy
 from vera_core.operations.key_drill import drill
 from vera_core.operations.key_restore import execute_restore, plan_restore
+from vera_core.operations.key_survey import survey_keys
 from vera_core.operations.repository import Repository, Workplace
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -42,6 +49,7 @@ from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
     from vera_core.operations.key_restore import RestoreReport
@@ -269,6 +277,54 @@ def test_a_puncture_while_a_keyring_is_put_back_wins(
     assert report.restored == 0
     assert not list(copy.list_versions(theirs)), "what was put back came too late, and went again"
     assert restore(opened(memory_store, tmp_path)).ok
+
+
+def test_a_copy_that_is_registered_while_files_are_erased_has_no_key_of_them(
+    repo: Repository, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    """Whether it is filled before the keyring is punctured or after."""
+    shard = a_shard(repo)
+    uid = next(file.uid for file in SOURCE.files if ordinals_of(repo, shard, [file.uid]))
+    copies: list[MemoryStore] = []
+    racing = FaultyStore(memory_store)
+    run = partial(_register, opened(memory_store, tmp_path), copies)
+    racing.add(Rule(Action.RUN_BEFORE, "put", repo.keyrings.key_of(shard), run=run))
+    eraser = opened(racing, tmp_path, "privacy")
+    submit(eraser, draft(uid, request="gdpr-1"))
+    report = survey_keys(opened(memory_store, tmp_path), "default", DAY)
+    assert report.ok, report
+    (copy,) = copies
+    assert names(copy, "spare/") == names(memory_store, "archive/")
+    assert plan_restore(opened(memory_store, tmp_path)).missing == 0
+
+
+def _register(repo: Repository, copies: list[MemoryStore]) -> None:
+    copies.append(registered(repo))
+
+
+def test_regulated_keyrings_and_tenant_keys_are_locked_as_long_as_shards_are(
+    repo: Repository, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    copy = registered(repo)
+    shard = a_shard(repo, "long")
+    key = repo.keyrings.key_of(shard)
+    for store, name in ((memory_store, key), (copy, key.replace("archive/", "spare/"))):
+        assert locked_until(store, name) >= shard.lock.until - LOCK_TOLERANCE
+    short = Lock(shard.lock.mode, memory_store.now() + timedelta(hours=1))
+    for store, name in ((memory_store, key), (copy, "spare/t/default/tenant.keys")):
+        store.set_lock(name, store.head(name).version_id, short, bypass_governance=True)
+    plan = plan_doctor(opened(memory_store, tmp_path))
+    assert plan.unsealed == 1
+    execute_doctor(opened(memory_store, tmp_path), plan)
+    assert locked_until(memory_store, key) >= shard.lock.until - LOCK_TOLERANCE
+    assert locked_until(copy, "spare/t/default/tenant.keys") >= shard.lock.until
+    assert plan_doctor(opened(memory_store, tmp_path)).ok
+
+
+def locked_until(store: MemoryStore, key: str) -> datetime:
+    lock = store.get_lock(key, store.head(key).version_id)
+    assert lock is not None
+    return lock.until
 
 
 def test_a_tenant_without_its_key_gets_no_second_one(

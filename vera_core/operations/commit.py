@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from vera_core.errors import IntegrityError, PreconditionError, UnsafeStoreError
-from vera_core.model import Lock, LockMode
+from vera_core.model import Erasability, Lock, LockMode
+from vera_core.operations.key_objects import look_under
 from vera_core.operations.repository import LOCK_SLACK, SHORT_LOCK
 from vera_core.slots import ShardRef, small_filter
 from vera_core.store.base import ABSENT, SINGLE_PUT_LIMIT, MissingObjectError
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from vera_core.format import ShardSummary
     from vera_core.keys.keyring import Keyring
     from vera_core.model import Slot
+    from vera_core.operations.key_places import KeyPlace
     from vera_core.operations.repository import Repository
     from vera_core.slotlog import SlotLog
     from vera_core.slots import SlotState
-    from vera_core.store.base import VersionInfo
+    from vera_core.store.base import ObjectStore, VersionInfo
 
 ADOPT_CHUNK = 8 << 20
 LOCK_TOLERANCE = timedelta(seconds=2)
@@ -149,17 +151,22 @@ def raise_lock(repo: Repository, key: str, version_id: str, lock: Lock) -> None:
         UnsafeStoreError: the store took the call and the lock is shorter or weaker than asked.
     """
     if not satisfies(repo.store.get_lock(key, version_id), lock):
-        _extend(repo, key, version_id, lock)
+        extend_lock(repo.store, key, version_id, lock)
 
 
-def _extend(repo: Repository, key: str, version_id: str, lock: Lock) -> None:
-    repo.store.set_lock(key, version_id, lock)
-    actual = repo.store.get_lock(key, version_id)
+def extend_lock(store: ObjectStore, key: str, version_id: str, lock: Lock) -> None:
+    """Sets a version's lock and reads it back.
+
+    Raises:
+        UnsafeStoreError: the store took the call and the lock is shorter or weaker than asked.
+    """
+    store.set_lock(key, version_id, lock)
+    actual = store.get_lock(key, version_id)
     if not satisfies(actual, lock):
         raise UnsafeStoreError(
             f"the store took a lock until {lock.until} in {lock.mode} mode and now says {actual}",
             todo="Run `vera probe`: the store does not keep its promise.",
-            bucket=repo.store.bucket, key=key, version_id=version_id,
+            bucket=store.bucket, key=key, version_id=version_id,
         )  # fmt: skip
 
 
@@ -175,14 +182,39 @@ def satisfies(actual: Lock | None, wanted: Lock) -> bool:
 def is_unsealed(repo: Repository, shard: ShardRef) -> bool:
     """Whether the store's lock is shorter or weaker than the one committed, which has not ended yet.
 
-    A shard that is gone has nothing to lock: whoever reads it says so.
+    That of the shard, or of its keyring where that is locked, too. A shard that is gone has nothing to lock: whoever
+    reads it says so.
     """
     if not repo.config.locked or shard.lock.until <= repo.clock.now():
         return False
     try:
-        return not satisfies(repo.store.get_lock(shard.key, shard.version_id), shard.lock)
+        if not satisfies(repo.store.get_lock(shard.key, shard.version_id), shard.lock):
+            return True
     except MissingObjectError:
         return False
+    return bool(_short_keyrings(repo, shard))
+
+
+def keyring_lock(repo: Repository, shard: ShardRef) -> Lock | None:
+    """The lock that a shard's keyring must have: in regulated classes the shard's; None where it must have none.
+
+    Erasing replaces keyrings and deletes what they were, so those of erasable classes are never locked.
+    """
+    if not (repo.config.locked and shard.keyring) or shard.lock.until <= repo.clock.now():
+        return None
+    return shard.lock if repo.config.retention(shard.retention_class).erasability is Erasability.REGULATED else None
+
+
+def _short_keyrings(repo: Repository, shard: ShardRef) -> list[tuple[KeyPlace, VersionInfo]]:
+    """Where the keyring that counts has a lock that is too short; a keyring that is gone has nothing to lock."""
+    lock = keyring_lock(repo, shard)
+    short: list[tuple[KeyPlace, VersionInfo]] = []
+    for place in repo.key_places() if lock is not None else ():
+        info = look_under(repo, place, place.keyring(shard)).info
+        with place.reached(), suppress(MissingObjectError):
+            if info is not None and lock and not satisfies(place.store.get_lock(info.key, info.version_id), lock):
+                short.append((place, info))
+    return short
 
 
 def seal(repo: Repository, log: SlotLog, state: SlotState, after: int, *, own: str = "") -> int:
@@ -190,8 +222,8 @@ def seal(repo: Repository, log: SlotLog, state: SlotState, after: int, *, own: s
 
     Whoever brought them: what an earlier writer committed and did not live to seal is rolled forward here, and the
     audit is told of it first. So at any moment such a shard is unsealed, for the next one to find, or told of.
-    `own` is the writer whose outcome names its shards anyway. Config and slot log records are kept locked as long as
-    any shard. Returns how many shards had locks that were too short.
+    `own` is the writer whose outcome names its shards anyway. Config and slot log records and the tenant's key are kept
+    locked as long as any shard. Returns how many shards had locks that were too short.
 
     Raises:
         UnsafeStoreError: a lock did not hold.
@@ -205,12 +237,16 @@ def seal(repo: Repository, log: SlotLog, state: SlotState, after: int, *, own: s
             about = {"slot": str(state.slot), "key": shard.key, "version_id": shard.version_id}
             repo.audit.recovered("seal", about)
     for shard in unsealed:
+        for place, info in _short_keyrings(repo, shard):
+            with place.reached():
+                extend_lock(place.store, info.key, info.version_id, shard.lock)
         with suppress(MissingObjectError):
-            _extend(repo, shard.key, shard.version_id, shard.lock)
+            extend_lock(repo.store, shard.key, shard.version_id, shard.lock)
     longest = state.longest_lock()
     if longest is not None:
         state.records = log.chain.extend_locks(state.records, longest, slack=LOCK_SLACK)
         repo.keep_config_locked(longest)
+        repo.keep_tenant_key_locked(state.slot.tenant, longest)
     return len(unsealed)
 
 

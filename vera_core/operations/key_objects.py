@@ -48,7 +48,8 @@ class KeyObject:
     def again(self) -> KeyObject:
         """The same key as it is now."""
         key = self.parsed.key
-        versions = tuple(info for info in self.place.store.list_versions(key) if info.key == key)
+        with self.place.reached():
+            versions = tuple(info for info in self.place.store.list_versions(key) if info.key == key)
         return KeyObject(self.place, self.parsed, versions)
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vera_core.errors import IntegrityError, RestrictedError, VeraError
 from vera_core.keys.keyring import Wanted, open_keyrings
 from vera_core.keys.tenant import TenantKey
-from vera_core.model import Erasability, Lock
 from vera_core.operations.audited import audited
+from vera_core.operations.commit import keyring_lock
 from vera_core.operations.key_objects import look_under, tenants_in
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.slotwise import each_slot
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vera_core.keys.envelope import Envelope
     from vera_core.keys.keyring import Keyring
-    from vera_core.model import Slot
+    from vera_core.model import Lock, Slot
     from vera_core.operations.key_objects import KeyLook, KeyObject
     from vera_core.operations.repository import Repository
     from vera_core.slots import ShardRef
@@ -199,7 +199,7 @@ class _Restoring:
             what = f"the places hold different keyrings of revision {chosen.revision}"
             todo = "An erasure may be under way: run `vera erasures run`, then this again."
             return _Part([], [Finding(what=what, key=shard.key, todo=todo)])
-        lock = self._lock(shard)
+        lock = keyring_lock(self.repo, shard)
         behind = [(seen, _why(seen, chosen) or ("" if seen in opened else "does not open")) for seen in looks]
         return _Part([self._mended(seen, chosen, (why, lock), slot) for seen, why in behind if why], [])
 
@@ -247,13 +247,6 @@ class _Restoring:
             with put.place.reached(), suppress(RestrictedError):
                 put.place.store.delete(info.key, version_id=info.version_id)
         return False
-
-    def _lock(self, shard: ShardRef) -> Lock | None:
-        config = self.repo.config
-        regulated = config.retention(shard.retention_class).erasability is Erasability.REGULATED
-        if not (config.locked and regulated) or shard.lock.until <= self.repo.clock.now():
-            return None
-        return Lock(config.lock_mode, shard.lock.until)
 
 
 def _why(seen: KeyLook, chosen: KeyLook) -> str:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from vera_core.errors import ConflictError, PreconditionError, RestrictedError, VeraError
 from vera_core.keys.keyring import Keyring, seal_keyrings
 from vera_core.keyspace import keyring_of
-from vera_core.model import Erasability, Lock
-from vera_core.operations.commit import settle
+from vera_core.operations.commit import keyring_lock, settle
 from vera_core.operations.rings import SlotRings, open_rings
 from vera_core.operations.slotwise import append, each_slot, open_slot, until_in
 from vera_core.store.base import ABSENT, Condition
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.operations.rings import Lying, Ring
     from vera_core.operations.slotwise import OpenSlot
-    from vera_core.slots import ShardRef, SlotState
+    from vera_core.slots import SlotState
 
 SLOTS_AT_ONCE = 256
 """Whose keyrings are opened by one call of the key service, and held in memory."""
@@ -157,7 +156,7 @@ class _Work:
         condition = ABSENT if latest is None else Condition(latest.etag)
         try:
             with place.reached():
-                lock = _lock(repo, ring.shard)
+                lock = keyring_lock(repo, ring.shard)
                 stored = place.store.put(place.keyring(ring.shard), swap.data, condition=condition, lock=lock)
             ring.read[place.uri, stored.version_id] = swap.data
         except PreconditionError:
@@ -223,6 +222,10 @@ def destroy_keys(
             done += [_told(work) for work in found]
         if progress is not None:
             progress(len(done))
+    # Whoever registers a copy fills it after that: what it is given is punctured, or it is seen here.
+    repo.refresh_config()
+    if failed is None and {place.uri for place in repo.keyrings.places()} - {place.uri for place in places}:
+        return destroy_keys(repo, dict.fromkeys(slots), progress)
     return done, failed
 
 
@@ -324,12 +327,6 @@ def _condemn(rings: SlotRings) -> None:
             append(repo, log, state, {"type": "condemn", "versions": [{"key": key, "version_id": ""} for key in keys]})
 
     until_in(log, state, step)
-
-
-def _lock(repo: Repository, shard: ShardRef) -> Lock | None:
-    """Keyrings of regulated classes are locked as long as their shards."""
-    regulated = repo.config.retention(shard.retention_class).erasability is Erasability.REGULATED
-    return shard.lock if regulated and repo.config.locked and shard.lock.until > repo.clock.now() else None
 
 
 def _reachable(places: Sequence[KeyPlace]) -> tuple[list[KeyPlace], VeraError | None]:

@@ -83,6 +83,7 @@ class Repository:
         self._service: KeyService | None = None
         self._namings: dict[str, Naming] = {}
         self._places: dict[str, KeyPlace] = {}
+        self._tenant_locks: dict[str, datetime] = {}
         self._keyrings = Keyrings(self.key_places, bytes.fromhex(self.config.repository_id), self.key_service)
 
     @classmethod
@@ -170,6 +171,17 @@ class Repository:
         """Keeps the config records locked at least until `until`."""
         with self._guard:
             self._config_log.extend_locks(until, slack=LOCK_SLACK)
+
+    def keep_tenant_key_locked(self, tenant: str, until: datetime) -> None:
+        """Keeps the key of a tenant of an encrypted repository locked at least until `until`, in every place."""
+        if self.config.encryption is None or not self.config.locked:
+            return
+        with self._guard:
+            known = self._tenant_locks.get(tenant)
+        if known is None or known < until:
+            end = self.tenant_keys.keep_locked(tenant, Lock(self.config.lock_mode, until), slack=LOCK_SLACK)
+            with self._guard:
+                self._tenant_locks[tenant] = end
 
     @property
     def audit(self) -> AuditTrail:
@@ -267,13 +279,9 @@ class Repository:
 
     @property
     def tenant_keys(self) -> TenantKeys:
-        """The tenant keys of an encrypted repository.
-
-        Raises:
-            UsageError, VeraError: the key service's.
-        """
+        """The tenant keys of an encrypted repository."""
         repository_id = bytes.fromhex(self.config.repository_id)
-        return TenantKeys(self.key_places(), self.key_service(), repository_id, self.config.locked)
+        return TenantKeys(self.key_places(), self.key_service, repository_id, self.config.locked)
 
     @property
     def keyrings(self) -> Keyrings:

@@ -16,7 +16,8 @@ from vera_core.operations.key_objects import KeyObject, days_in, look
 from vera_core.store.base import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import datetime, timedelta
 
     from vera_core.keys.envelope import Envelope
     from vera_core.keys.service import KeyService
@@ -30,7 +31,7 @@ class TenantKeys:
     """The tenant keys of one repository, in `places`: its own bucket first, then its registered copies."""
 
     places: Sequence[KeyPlace]
-    service: KeyService
+    service: Callable[[], KeyService]
     repository_id: bytes
     locked: bool
 
@@ -50,7 +51,7 @@ class TenantKeys:
                 todo="Check the tenant's name. If it has files, restore its key with `vera keys restore`.",
                 tenant=tenant, bucket=home.store.bucket, key=home.keys.tenant_key(tenant),
             )  # fmt: skip
-        return TenantKey.open(self.service, self.repository_id, tenant, envelope.encode())
+        return TenantKey.open(self.service(), self.repository_id, tenant, envelope.encode())
 
     def make(self, tenant: str, lock: Lock | None) -> TenantKey:
         """As `open`; makes a fresh key where the tenant has none. Of several that do so at once, all get one key.
@@ -63,7 +64,7 @@ class TenantKeys:
         home = self.places[0]
         key = home.keys.tenant_key(tenant)
         self._check_new(tenant)
-        sealed = TenantKey.fresh(self.repository_id, tenant).seal(self.service)
+        sealed = TenantKey.fresh(self.repository_id, tenant).seal(self.service())
         with suppress(PreconditionError):
             home.store.put(key, sealed, condition=ABSENT, lock=lock)
         envelope = self._envelope(tenant)
@@ -74,7 +75,26 @@ class TenantKeys:
         for place in self.places[1:]:
             with place.reached(), suppress(PreconditionError):
                 place.store.put(place.keys.tenant_key(tenant), envelope.encode(), condition=ABSENT, lock=lock)
-        return TenantKey.open(self.service, self.repository_id, tenant, envelope.encode())
+        return TenantKey.open(self.service(), self.repository_id, tenant, envelope.encode())
+
+    def keep_locked(self, tenant: str, lock: Lock, *, slack: timedelta) -> datetime:
+        """Keeps the tenant's key locked at least as `lock` says, in every place; returns until when it is.
+
+        Both the version that says which secret it is and the one that counts. What must be extended is by `slack` more.
+        """
+        ends: list[datetime] = []
+        for place in self.places:
+            found = self.stored(place, tenant)
+            for info in (found.info, *found.same):
+                if info is None:
+                    continue
+                with place.reached():
+                    actual = place.store.get_lock(info.key, info.version_id)
+                    if actual is None or actual.until < lock.until:
+                        actual = lock._replace(until=lock.until + slack)
+                        place.store.set_lock(info.key, info.version_id, actual)
+                ends.append(actual.until)
+        return min(ends, default=lock.until)
 
     def stored(self, place: KeyPlace, tenant: str) -> KeyLook:
         """What lies under the key of the tenant's key in a place."""
