@@ -44,11 +44,12 @@ if TYPE_CHECKING:
 
     from vera_core.keys.service import KeyService, Outcome
     from vera_core.operations.repository import Repository
+    from vera_core.store.base import ObjectStore
 
 FILES = some_files(60)
 
 
-def assert_destroyed(repo: Repository, *stores: MemoryStore, uids: tuple[str, ...]) -> None:
+def assert_destroyed(repo: Repository, *stores: ObjectStore, uids: tuple[str, ...]) -> None:
     """No version of any keyring in these buckets, opened by this test itself, gives the key of any of these files."""
     names = {repo.naming("default").name(uid) for uid in uids}
     reader = Retriever(repo)
