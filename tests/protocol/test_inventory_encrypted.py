@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 from tests.protocol.erasing import draft
 from tests.protocol.packing import DAY, KEYS, PREFIX, MemorySource, make_encrypted, opened, pack, some_files
 from vera_core.errors import IncompatibleError, IntegrityError, UnavailableError, UsageError
-from vera_core.operations import inventory_files
+from vera_core.operations import inventory_files, opening
 from vera_core.operations.erasures import submit
 from vera_core.operations.inventory import write_inventory
 from vera_core.operations.inventory_files import inventory_writer, open_inventory
@@ -21,8 +23,6 @@ from vera_core.operations.repository import Repository, Workplace
 from vera_core.operations.retrieve import Retriever
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vera_core.store.base import ObjectStore, VersionInfo
     from vera_core.store.memory import MemoryStore
 
@@ -145,3 +145,16 @@ def listed(store: ObjectStore, spool: Path) -> list[dict[str, Any]]:
     repo = opened(store, spool, "reader")
     infos = store.list_versions(KEYS.inventory_day_prefix("default", DAY))
     return [row for info in infos for row in open_inventory(repo, info).read().to_pylist()]
+
+
+def test_what_the_page_says_of_pandas_works(repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemorySource(some_files(20))
+    pack(repo, source)
+    write_inventory(repo, "default", DAY)
+    page = (Path(__file__).parents[2] / "docs" / "encryption.md").read_text()
+    code = dedent(page.split("which needs the same `vera.toml`:\n")[1].split("Only the columns")[0])
+    monkeypatch.setattr(opening, "open_repository", lambda _: repo)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    assert list(shown["frame"].columns) == ["uid", "created_at", "size", "media_type"]
+    assert set(shown["frame"]["uid"]) < {file.uid for file in source.files}

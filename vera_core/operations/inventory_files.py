@@ -149,6 +149,7 @@ class _StoredFile(io.RawIOBase):
         length = left if size is None or size < 0 else min(size, left)
         if not length:
             return b""
-        data = self._repo.store.get_range(self._info.key, self._at, length, version_id=self._info.version_id)
+        version_id = self._info.version_id or None  # plain listings don't say
+        data = self._repo.store.get_range(self._info.key, self._at, length, version_id=version_id)
         self._at += len(data)
         return data
