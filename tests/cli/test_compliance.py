@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.cli.support import new_repository, uri, vera
-from tests.protocol.packing import NOON, File, MemorySource, pack
+from tests.protocol.packing import KEK_VARIABLE, NOON, File, MemorySource, local_kek, pack
 from vera_core.cli.group import COMMANDS, load
+from vera_core.config import Encryption
 from vera_core.model import Erasability, RetentionClass
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compliance.md").read_text()
 MENTIONED = {
-    "vera init --erasure-approval", "vera erase --received DATE", "vera dispose show", "vera erasures show",
+    "vera init --erasure-approval", "vera erase --received DATE", "vera dispose show", "vera erasures certificate",
     "vera probe", "vera probe s3://archive/ledger", "vera migrate", "vera erase", "vera get", "vera hold",
     "vera recover",
 }  # fmt: skip
@@ -85,7 +87,10 @@ def archive(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         file("ledger/2026-03.csv", "ledger"), file("claims/88.pdf"), file("contracts/9.pdf"),
         file("customers/4711/letter.pdf", customer="4711"), file("customers/4711/photo.png", customer="4711"),
     ]  # fmt: skip
-    pack(new_repository(s3_store, tmp_path / "spool", classes=classes), MemorySource(files))
+    encryption = Encryption(local_kek().kek)
+    pack(new_repository(s3_store, tmp_path / "spool", classes=classes, encryption=encryption), MemorySource(files))
+    monkeypatch.setenv("VERA_KEYS__SERVICE", "local")
+    monkeypatch.setenv("VERA_KEYS__FILE", os.environ[KEK_VARIABLE])
     monkeypatch.setenv("VERA_REPOSITORY", uri(s3_store))
     monkeypatch.setenv("VERA_SPOOL", str(tmp_path / "spool"))
     monkeypatch.chdir(tmp_path)
@@ -107,7 +112,7 @@ def test_the_commands_do_what_the_page_says(archive: Path) -> None:
 
     assert "Art. 17(3)(b)" in output("erase ledger/")
     assert "Art. 17(3)(e): held for LIT-2026-417" in output("erase claims/")
-    assert "bytes hidden until" in output("erase --list")
+    assert "passed" in output("erasures certificate", "--verify")
     assert "the file was erased" in output("get customers/")
     assert "regulated" in output("locks --json")
     assert (

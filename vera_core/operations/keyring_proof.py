@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vera_core.store.base import VersionInfo
 
 RESTORE = "Run `vera keys restore`, which puts it back from a copy that is whole."
-PURGE = "Run `vera erasures run`, which removes what erased files could still be read with."
+PURGE = "Run `vera erasures destroy`, which removes what erased files could still be read with."
 STRANGER = "Find out who wrote it. `vera keys restore` puts the shard's own one on top, and deletes what is none."
 
 
