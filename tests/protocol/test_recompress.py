@@ -222,6 +222,16 @@ def test_where_the_sample_was_wrong_nothing_is_replaced(world: World) -> None:
     assert_sound(world.store, world.spool)
 
 
+def test_what_gains_a_little_less_than_the_sample_said_is_replaced_all_the_same(world: World) -> None:
+    """Else it would be built again and again for nothing."""
+    world.pack(*texts(300))
+    world.moment = NOW
+    [line] = world.plan().cold
+    report = world.optimize(Worth(older=OLD.older, least_gain=line.gained / line.size - 1e-6))
+    assert report.replaced == 1
+    assert report.size_after < report.size_before
+
+
 @pytest.mark.parametrize(("action", "ends"), [(Action.FAIL, False), (Action.LOSE_REPLY, True)])
 def test_any_request_may_fail_and_the_next_run_finishes(world: World, action: Action, ends: bool) -> None:
     world.pack(*texts(40))

@@ -17,6 +17,7 @@ from vera_core.operations.bundles import bundled, objects_saved
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
 from vera_core.operations.holdings import removable
 from vera_core.operations.recompress import (
+    ENOUGH,
     LEAST_GAIN,
     REASON,
     ColdLine,
@@ -159,7 +160,8 @@ def execute_optimize(
         IncompatibleError: the repository no longer takes writes from this version.
     """
     names = frozenset(line.names for line in plan.cold)
-    anew = Purpose(REASON, partial(chosen_bundles, repo=repo, names=names), Policy.SMALL, plan.worth.least_gain)
+    shrink = plan.worth.least_gain * ENOUGH
+    anew = Purpose(REASON, partial(chosen_bundles, repo=repo, names=names), Policy.SMALL, shrink)
     choose = partial(small_bundles, config=repo.config, least_saved=plan.worth.least_saved)
     merge = Purpose("merge", choose, repo.config.compression)
     cold = Volume(sum(line.files for line in plan.cold), sum(line.size for line in plan.cold))

@@ -35,6 +35,8 @@ REASON = "recompress"
 """Of the repack records."""
 LEAST_GAIN = 0.1
 """Part of the bytes that compressing anew must save to be worth its reading and writing."""
+ENOUGH = 0.5
+"""Part of that which a new shard must save in fact. A sample is no promise, and what was built is not thrown away."""
 COLLECTED = 2 * GRACE
 """From the end of a lock to the deletion by a daily `vera gc`, which condemns in one run and deletes in a later one."""
 MONTH = timedelta(days=30)
