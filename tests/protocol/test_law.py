@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,7 +26,7 @@ from hypothesis.stateful import (
 
 from tests.protocol.erasing import draft
 from tests.protocol.law import held_shards, hold_order, retain_order
-from tests.protocol.packing import DAY, File, MemorySource, make_repository, opened, pack
+from tests.protocol.packing import DAY, File, MemorySource, make_encrypted, make_repository, opened, pack
 from tests.protocol.repacking import repack
 from vera_core.erasures import Ground
 from vera_core.errors import ErasedError, NotFoundError, RestrictedError
@@ -34,6 +35,8 @@ from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
 from vera_core.operations.gc import execute_gc, plan_gc
 from vera_core.operations.hold import execute_hold
+from vera_core.operations.key_survey import survey_keys
+from vera_core.operations.keyring_survey import survey_keyrings
 from vera_core.operations.retain import execute_retain
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -51,12 +54,14 @@ UID, CASE = st.sampled_from(UIDS), st.sampled_from(CASES)
 class Archive(RuleBasedStateMachine):
     """One day's slots and what a person knows of them: contents, holds, extensions, erasures."""
 
+    make = staticmethod(make_repository)
+
     @initialize()
     def begin(self) -> None:
         self.scratch = tempfile.TemporaryDirectory()
         self.now = datetime(2026, 3, 2, tzinfo=UTC)
         self.store = MemoryStore(clock=lambda: self.now)
-        make_repository(self.store, self.spool, part_rows=2)
+        self.make(self.store, self.spool, part_rows=2)
         self.steps = 0
         self.contents: dict[str, list[bytes]] = {}
         self.erased: set[str] = set()
@@ -225,9 +230,25 @@ class Archive(RuleBasedStateMachine):
             self.scratch.cleanup()
 
 
-def test_the_law_is_kept_in_any_order() -> None:
+class EncryptedArchive(Archive):
+    """The same, encrypted: no key of what was erased is left, and none of what lives is gone."""
+
+    make = staticmethod(make_encrypted)
+
+    @invariant()
+    def keys_are_there_or_destroyed(self) -> None:
+        if not hasattr(self, "kept"):
+            return
+        repo = self.repo()
+        keys, keyrings = survey_keys(repo, "default", DAY), survey_keyrings(repo, "default", DAY)
+        assert keys.ok, keys.check
+        assert keyrings.ok, keyrings.check
+
+
+@pytest.mark.parametrize("machine", [Archive, EncryptedArchive])
+def test_the_law_is_kept_in_any_order(machine: type[Archive]) -> None:
     run_state_machine_as_test(
-        Archive,
+        machine,
         settings=settings(
             max_examples=12,
             stateful_step_count=15,

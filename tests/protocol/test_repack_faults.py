@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.packing import DAY, File, MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.packing import DAY, File, MemorySource, make_encrypted, make_repository, opened, pack, some_files
 from tests.protocol.repacking import (
     append,
     assert_gone_from_bytes,
@@ -232,6 +232,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 
 
 POINTS = {
+    "keyring": ("put", "*.keys", 1),
     "upload": ("put_file", "*.vera", 1),
     "record": ("put", "*/log/*", 1),
     "lock extension": ("set_lock", "*.vera", 1),
@@ -239,30 +240,36 @@ POINTS = {
     "audit outcome": ("put", "*/audit/*/000002.json", 1),
 }
 """Where a kill leaves something behind. What it leaves anywhere else is what a request leaves that is the last."""
+KILLS = [*((False, point) for point in POINTS if point != "keyring"), *((True, point) for point in POINTS)]
+"""In an unencrypted repository, and in an encrypted one."""
 
 
 @pytest.fixture(scope="module")
-def archive(embedded_s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> tuple[S3Store, Path]:
-    """One for all kills, which each erase two files more."""
-    store = S3Store(f"kill-{uuid.uuid4().hex[:12]}")
-    store.create_bucket()
-    spool = tmp_path_factory.mktemp("spool")
-    pack(
-        make_repository(store, spool),
-        MemorySource([File(f"doc/{number}", b"%d" % number * 40) for number in range(40)]),
-    )
-    return store, spool
+def archives(embedded_s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[S3Store, Path]]:
+    """One of each for all kills, which each erase two files more."""
+    found = {}
+    for encrypted, make in ((False, make_repository), (True, make_encrypted)):
+        store = S3Store(f"kill-{uuid.uuid4().hex[:12]}")
+        store.create_bucket()
+        spool = tmp_path_factory.mktemp("spool")
+        files = [File(f"doc/{number}", b"%d" % number * 40) for number in range(40)]
+        pack(make(store, spool), MemorySource(files))
+        found[encrypted] = store, spool
+    return found
 
 
 @pytest.fixture(scope="module")
-def worker(embedded_s3: EmbeddedS3) -> Iterator[Worker]:
+def worker(archives: object) -> Iterator[Worker]:
+    """After the archives: it inherits the name of their KEK's file."""
     with closing(Worker()) as made:
         yield made
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_repack_killed_before_each_step(archive: tuple[S3Store, Path], worker: Worker, point: str) -> None:
-    store, spool = archive
+@pytest.mark.parametrize(("encrypted", "point"), KILLS)
+def test_a_repack_killed_before_each_step(
+    archives: dict[bool, tuple[S3Store, Path]], worker: Worker, encrypted: bool, point: str
+) -> None:
+    store, spool = archives[encrypted]
     repo = opened(store, spool)
     reader = Retriever(repo)
     chosen = {reader.slot(uid, DAY): uid for _, uid, _ in living(repo)}
