@@ -32,19 +32,22 @@ from vera_core.operations.pack import freeze_rows, packed_window, plan_pack
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_window
 from vera_core.routing import Routing, RoutingEpoch
+from vera_core.store.chain import ChainedLog
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from vera_core.operations.repository import Repository
-    from vera_core.source.base import Window
-    from vera_core.source.rows import RawBatch
+    from vera_core.source.base import Fetched, Window
+    from vera_core.source.rows import RawBatch, Row
+    from vera_core.store.chain import Record
 
 KEY = KEYS.manifest("default", "docs", DAY, 1)
 GONE = {"gone": 1}
+FAR = Lock(LockMode.GOVERNANCE, NOON.replace(year=2090))
 
 
 @dataclass(slots=True)
@@ -62,6 +65,12 @@ class Asked(MemorySource):
 @pytest.fixture
 def repo(memory_store: MemoryStore, tmp_path: Path) -> Repository:
     return make_encrypted(memory_store, tmp_path)
+
+
+def entries(repo: Repository) -> list[Record]:
+    """What this handle told the audit."""
+    prefix = KEYS.writer_prefix(repo.audit.writer)
+    return ChainedLog(repo.store, prefix, lambda n: KEYS.audit(repo.audit.writer, n)).read()
 
 
 def without(files: list[File], *places: int) -> list[File]:
@@ -162,6 +171,23 @@ def test_rejects_are_named_by_the_source_and_not_in_the_bucket(
     }  # fmt: skip
     assert len(few) == 2
     assert none == []
+
+
+def test_the_audit_of_an_error_names_no_file(repo: Repository, memory_store: MemoryStore) -> None:
+    class Down(MemorySource):
+        def fetch(self, rows: Sequence[Row]) -> Iterator[Fetched]:
+            raise UnavailableError(f"can't read {rows[0].uid}", todo="telling", uid=rows[0].uid, path="/telling/path")
+
+    with pytest.raises(UnavailableError, match="telling"):
+        pack(repo, Down(some_files(3, prefix="telling-uid")))
+    memory_store.put(KEYS.manifest("default", "other", DAY, 1), b"junk", lock=FAR)
+    with pytest.raises(IntegrityError):
+        pack(repo, MemorySource(some_files(3), name="other"))
+    assert b"telling" not in everything(memory_store)
+    details = [record.body["detail"] for record in entries(repo) if record.body.get("result") == "failed"]
+    assert details[0] == {"kind": "unavailable", "where": {}}
+    assert details[1]["kind"] == "integrity"
+    assert details[1]["where"]["key"] == KEYS.manifest("default", "other", DAY, 1)
 
 
 def test_uids_that_are_none_are_rejected_as_ever(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
@@ -268,7 +294,7 @@ def test_a_manifest_of_the_other_kind_is_refused(memory_store: MemoryStore, tmp_
     ):
         freeze_rows(makes(foreign, tmp_path), source, source.window())
         repo = make(store, tmp_path)
-        store.put(KEY, foreign.get(KEY).data, lock=Lock(LockMode.GOVERNANCE, NOON.replace(year=2090)))
+        store.put(KEY, foreign.get(KEY).data, lock=FAR)
         with pytest.raises(IntegrityError, match="keyed names") as caught:
             pack(repo, source)
         assert caught.value.where["key"] == KEY

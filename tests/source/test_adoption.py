@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.source.test_manifest import ROWS, START, WINDOW, bits, frozen, raw
 from vera_core.errors import IntegrityError
+from vera_core.keys.envelope import Header, Kind
 from vera_core.keys.naming import PLAIN, KeyedNaming
 from vera_core.keys.tenant import TenantKey
 from vera_core.routing import DAY_MICROS, uid_key
@@ -194,6 +196,16 @@ def test_the_bytes_that_are_stored_hold_nothing_of_a_row(tmp_path: Path) -> None
             assert number.to_bytes(8, "little") not in data
             assert str(number).encode() not in text
     assert stored.path.stat().st_mode & 0o777 == held.path.stat().st_mode & 0o777
+
+
+def test_the_identity_is_what_the_documentation_says() -> None:
+    secret = bytes(range(32))
+    naming = KeyedNaming(TenantKey(Header(Kind.TENANT, b"r" * 16, "default"), secret))
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    subkey = hmac.digest(extracted, b"vera-tenant-row-v1" + b"\1", "sha256")
+    facts = '["a/\\"Ü\\"",1772323200000000,null,"file:/srv/a\\n","7",""]'.encode()
+    rows = [RawRow('a/"Ü"', 1772323200000000, "long", "file:/srv/a\n", None, late="7")]
+    assert naming.identities(facts_of(rows)) == [hmac.digest(subkey, facts, "sha256")[:16]]
 
 
 def test_the_stored_bytes_are_the_same_for_the_same_rows(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ to a shard or a slot's log uses names; whoever talks to a source or a person use
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from vera_core.codec import digest
-from vera_core.keys.mac import hmac_sha256
+from vera_core.keys.mac import Mac
 from vera_core.keys.tenant import Purpose, keyed_uid_key
 from vera_core.routing import uid_key
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vera_core.keys.tenant import TenantKey
 
 IDENTITY_BYTES = 16
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Naming(Protocol):
@@ -100,9 +102,9 @@ class KeyedNaming:
         return keyed_uid_key(name)
 
     def identities(self, rows: Iterable[tuple[object, ...]]) -> list[bytes]:
-        """The first 16 bytes of HMAC-SHA-256(subkey for rows, the row's facts)."""
-        subkey = self.tenant_key.subkey(Purpose.ROW)
-        return [hmac_sha256(subkey, repr(row).encode())[:IDENTITY_BYTES] for row in rows]
+        """The first 16 bytes of HMAC-SHA-256(subkey for rows, the row's facts as a JSON array)."""
+        keyed = Mac(self.tenant_key.subkey(Purpose.ROW)).digest
+        return [keyed(_canonical(row).encode())[:IDENTITY_BYTES] for row in rows]
 
 
 def name_key(name: str, *, keyed: bool) -> int:
