@@ -314,11 +314,34 @@ def test_regulated_keyrings_and_tenant_keys_are_locked_as_long_as_shards_are(
     for store, name in ((memory_store, key), (copy, "spare/t/default/tenant.keys")):
         store.set_lock(name, store.head(name).version_id, short, bypass_governance=True)
     plan = plan_doctor(opened(memory_store, tmp_path))
-    assert plan.unsealed == 1
+    assert (plan.unsealed, plan.tenant_keys) == (1, 1)
     execute_doctor(opened(memory_store, tmp_path), plan)
     assert locked_until(memory_store, key) >= shard.lock.until - LOCK_TOLERANCE
     assert locked_until(copy, "spare/t/default/tenant.keys") >= shard.lock.until
+    healthy = plan_doctor(opened(memory_store, tmp_path))
+    assert healthy.ok
+    assert healthy.keys is not None
+    assert (healthy.keys.kek, healthy.keys.tenant_keys) == (local_kek().kek, 1)
+    assert healthy.keys.places == ("s3://memory/archive", f"s3://{copy.bucket}/spare")
+
+
+def test_the_doctor_tells_of_keys_that_are_missing_and_a_service_that_does_not_answer(
+    repo: Repository, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    copy = registered(repo)
+    key = repo.keyrings.key_of(a_shard(repo))
+    memory_store.delete(key)
+    _gone(copy, "spare/t/default/tenant.keys")
+    plan = plan_doctor(opened(memory_store, tmp_path))
+    assert {finding.key for finding in plan.findings} == {key, "spare/t/default/tenant.keys"}
+    assert all("vera keys restore" in finding.todo for finding in plan.findings)
+    assert restore(opened(memory_store, tmp_path)).ok
     assert plan_doctor(opened(memory_store, tmp_path)).ok
+    place = Workplace("stranger", tmp_path, buckets=lambda _: copy)
+    blind = plan_doctor(Repository(memory_store, "archive", place))
+    assert blind.keys is not None
+    assert blind.keys.current == 0
+    assert ["not configured" in finding.what for finding in blind.findings] == [True]
 
 
 def locked_until(store: MemoryStore, key: str) -> datetime:

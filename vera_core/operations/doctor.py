@@ -1,9 +1,9 @@
 """The doctor: finds what a crash or a stranger left behind, and puts right what can be put right without a doubt.
 
-It seals commits whose locks are too short, rebuilds sidecars, sets and lifts S3 legal holds as the slot logs say, and
-removes delete markers over shards and records, and unlocked versions over records (strangers.py finds those outside the
-slots). Locks and holds are asked of the store, whatever the sidecar says. Garbage (shard versions that no record names)
-is listed with its bytes and cost; deleting it is `vera gc`'s business.
+It seals commits whose locks are too short, extends those of tenant keys, rebuilds sidecars, sets and lifts S3 legal
+holds as the slot logs say, and removes delete markers over shards and records, and unlocked versions over records
+(strangers.py finds those outside the slots). Locks and holds are asked of the store, whatever the sidecar says. Garbage
+(shard versions that no record names) is listed with its bytes and cost; deleting it is `vera gc`'s business.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vera_core.errors import VeraError
-from vera_core.keyspace import KeyKind
+from vera_core.keyspace import KeyKind, keyring_of
 from vera_core.operations.commit import LOCK_TOLERANCE, is_unsealed, seal
 from vera_core.operations.cost import S3_STANDARD_IA, monthly
+from vera_core.operations.key_doctor import KeysHealth, examine_keys, extend_tenant_key
 from vera_core.operations.legal_holds import legal_hold_work, sync_legal_holds
 from vera_core.operations.report import Finding, Report, figure
 from vera_core.operations.strangers import record_places, removable
@@ -25,6 +26,7 @@ from vera_core.routing import EpochState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from vera_core.model import Slot
     from vera_core.operations.repository import Repository
@@ -38,7 +40,8 @@ PLACES_AUDITED = 1000
 class Diagnosis:
     """What is to be done at one place: a slot, or the records under a key prefix outside the slots (`slot` is None).
 
-    `removals` name the versions and markers, by VersionId, that are no data and go.
+    `removals` name the versions and markers, by VersionId, that are no data and go; `tenant_key` is a tenant whose key
+    must be locked longer, and until when.
     """
 
     place: str
@@ -48,12 +51,16 @@ class Diagnosis:
     legal_holds: int = 0
     sidecar: str = ""
     removals: tuple[Finding, ...] = ()
+    tenant_key: tuple[str, datetime] | None = None
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorPlan(Report):
-    """What the doctor found. `findings` are what it can't put right; `garbage` versions cost money and nothing else."""
+    """What the doctor found. `findings` are what it can't put right; `garbage` versions cost money and nothing else.
+
+    `keys` is how the keys of an encrypted repository are.
+    """
 
     slots: int = figure("slots examined")
     unsealed: int = figure("unsealed commits")
@@ -64,7 +71,9 @@ class DoctorPlan(Report):
     garbage: int = figure("garbage shard versions", "objects")
     garbage_bytes: int = figure("garbage", "bytes")
     garbage_cost: float = figure("garbage costs", "USD/month")
+    tenant_keys: int = figure("tenant keys with short locks")
     diagnoses: tuple[Diagnosis, ...] = ()
+    keys: KeysHealth | None = None
     findings: tuple[Finding, ...] = ()
 
 
@@ -77,6 +86,7 @@ class DoctorReport(Report):
     legal_holds: int = figure("legal holds set or lifted")
     sidecars: int = figure("sidecars rebuilt")
     removed: int = figure("markers and unlocked versions removed")
+    tenant_keys: int = figure("tenant keys locked longer")
     findings: tuple[Finding, ...] = ()
 
 
@@ -89,6 +99,8 @@ class _Survey:
     slots: int = 0
     garbage: int = 0
     garbage_bytes: int = 0
+    longest: dict[str, datetime | None] = field(default_factory=dict)
+    """The end of the longest lock of each tenant's shards."""
 
 
 def plan_doctor(
@@ -121,6 +133,10 @@ def plan_doctor(
         survey.slots += 1
         if progress is not None:
             progress(survey.slots)
+    health = examine_keys(repo, survey.longest)
+    if health is not None:
+        survey.findings += health.findings
+        survey.diagnoses += [Diagnosis(place=repo.keys.tenant_key(one[0]), tenant_key=one) for one in health.short]
     diagnoses = tuple(survey.diagnoses)
     return DoctorPlan(
         ok=not diagnoses and not any(finding.severity == "error" for finding in survey.findings),
@@ -133,7 +149,9 @@ def plan_doctor(
         garbage=survey.garbage,
         garbage_bytes=survey.garbage_bytes,
         garbage_cost=monthly(S3_STANDARD_IA, objects=survey.garbage, stored_bytes=survey.garbage_bytes),
+        tenant_keys=sum(item.tenant_key is not None for item in diagnoses),
         diagnoses=diagnoses,
+        keys=health,
         findings=tuple(survey.findings),
         seconds=time.monotonic() - began,
     )
@@ -150,7 +168,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
         return DoctorReport(findings=plan.findings, seconds=time.monotonic() - began)
     repo.writable_config()
     intent = repo.audit.intent("doctor", {"places": [item.place for item in plan.diagnoses][:PLACES_AUDITED]})
-    sealed = records = legal_holds = sidecars = removed = 0
+    sealed = records = legal_holds = sidecars = removed = tenant_keys = 0
     findings = list(plan.findings)
     for item in plan.diagnoses:
         if item.error:
@@ -159,6 +177,9 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
             for stranger in item.removals:
                 repo.store.delete(stranger.key, version_id=stranger.version_id)
                 removed += 1
+            if item.tenant_key is not None:
+                extend_tenant_key(repo, *item.tenant_key)
+                tenant_keys += 1
             if item.slot is not None:
                 log = repo.slot_log(item.slot)
                 state = log.load()
@@ -174,7 +195,7 @@ def execute_doctor(repo: Repository, plan: DoctorPlan) -> DoctorReport:
     return DoctorReport(
         ok=not any(finding.severity == "error" for finding in findings),
         sealed=sealed, records=records, legal_holds=legal_holds, sidecars=sidecars, removed=removed,
-        findings=tuple(findings), seconds=time.monotonic() - began,
+        tenant_keys=tenant_keys, findings=tuple(findings), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -197,6 +218,8 @@ def _examine(repo: Repository, slot: Slot, survey: _Survey) -> None:
     state, foreign = log.survey()
     versions = _shard_versions(repo, slot)
     _judge_versions(versions, state, survey)
+    before, longest = survey.longest.get(slot.tenant), state.longest_lock()
+    survey.longest[slot.tenant] = longest if before is None else max(before, longest or before)
     sidecar = log.sidecar_trouble(state)
     unsealed = sum(is_unsealed(repo, shard) for shard in state.live())
     records = _short_records(repo, state)
@@ -221,16 +244,20 @@ def _short_records(repo: Repository, state: SlotState) -> int:
 
 @dataclass(slots=True)
 class _ShardVersions:
-    """What lies under a slot's shard keys: sizes by VersionId, and delete markers."""
+    """What lies under a slot's shard keys: sizes by VersionId, and delete markers; and the keys of its keyrings."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     markers: list[Finding] = field(default_factory=list)
+    keyrings: set[str] = field(default_factory=set)
 
 
 def _shard_versions(repo: Repository, slot: Slot) -> _ShardVersions:
     found = _ShardVersions()
     for info in repo.store.list_versions(repo.keys.slot_prefix(slot)):
-        if repo.keys.parse(info.key).kind is not KeyKind.SHARD:
+        kind = repo.keys.parse(info.key).kind
+        if kind is KeyKind.KEYRING and info.is_latest and not info.is_delete_marker:
+            found.keyrings.add(info.key)
+        if kind is not KeyKind.SHARD:
             continue
         if info.is_delete_marker:
             what = "delete marker over a shard"
@@ -256,3 +283,7 @@ def _judge_versions(versions: _ShardVersions, state: SlotState, survey: _Survey)
                     todo="Restore it from a replica, or pack its window again from the source.",
                 )
             )
+        elif shard.keyring and keyring_of(shard.key) not in versions.keyrings:
+            what = "the keyring of a committed shard is gone or hidden"
+            todo = "Run `vera keys restore`, which puts it back from a registered copy."
+            survey.findings.append(Finding(what=what, key=keyring_of(shard.key), todo=todo))

@@ -13,7 +13,7 @@ from vera_core.cli.options import (
     SettingsOption,
     command_app,
 )
-from vera_core.cli.output import emit, say, show_figures, show_findings, show_table
+from vera_core.cli.output import emit, say, show_figures, show_findings, show_pairs, show_table
 from vera_core.cli.progress import meter
 from vera_core.errors import Kind
 from vera_core.operations.doctor import DoctorPlan, DoctorReport, execute_doctor, plan_doctor
@@ -34,7 +34,9 @@ def command(
     yet extended, rebuilds sidecars that are missing or old, and removes delete markers and unlocked versions over
     records of every kind, by VersionId. None of these can hide or change a file; they only cost time. Uploads that no
     record names are listed with what they cost. What it can't put right, such as a lost shard, is a finding and exit
-    code 6. With --tenant only the tenant's own slots and manifests are examined.
+    code 6. Of an encrypted repository it also looks at the key service, the keyrings and the tenant keys in every
+    place; `vera keys restore` puts back what is missing. With --tenant only the tenant's own slots and manifests are
+    examined.
     """
     repo = open_repository(load_settings(settings, repository=repository))
     with meter("Examining", "slots", quiet=as_json) as progress:
@@ -52,6 +54,10 @@ def command(
 
 def _show_plan(plan: DoctorPlan) -> None:
     show_figures(plan)
+    if plan.keys is not None:
+        version = f"version {plan.keys.current}" if plan.keys.current else "no answer"
+        pairs = [("key encryption key", f"{plan.keys.kek}, {version}"), ("tenant keys", str(plan.keys.tenant_keys))]
+        show_pairs([*pairs, *(("copy of the keys", uri) for uri in plan.keys.places[1:])])
     if plan.diagnoses:
         show_table(
             ("where", "unsealed", "sidecar", "to remove", "error"),
