@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.law import LATER, retain_order
+from tests.protocol.law import LATER, held_shards, held_uids, hold_order, retain_order, shards_of
 from tests.protocol.packing import DAY, File, MemorySource, make_encrypted, opened, pack, some_files
 from tests.protocol.puncturing import puncture
 from tests.protocol.repacking import assert_gone_from_bytes, erase, live_shards, living, readers_agree, repack
 from tests.protocol.test_repack import ONE_SLOT, dictionaries_of, letters, secret
 from vera_core.errors import ErasedError
+from vera_core.operations.hold import execute_hold
+from vera_core.operations.locks import survey_locks
 from vera_core.operations.optimize import Worth, execute_optimize, plan_optimize
 from vera_core.operations.repack import plan_repack
 from vera_core.operations.retain import execute_retain
 from vera_core.operations.retrieve import Retriever
+from vera_core.operations.tombstones import survey_tombstones
 from vera_core.operations.verify import verify_window
 from vera_core.operations.walk import all_slots
 
@@ -139,3 +142,27 @@ def test_a_living_file_whose_key_is_gone_stops_the_repack(memory_store: MemorySt
     assert "the key of a file was destroyed that no tombstone names" in finding.what
     assert finding.key == old[0].key
     assert live_shards(repo) == old
+
+
+def test_what_is_erased_or_held_is_counted_by_names(memory_store: MemoryStore, tmp_path: Path) -> None:
+    repo = make_encrypted(memory_store, tmp_path)
+    source = MemorySource(some_files(40))
+    pack(repo, source)
+    gone, kept = [file.uid for file in source.files[:10]], [file.uid for file in source.files[10:13]]
+    sizes = [Retriever(repo).stat(uid, DAY).stored_size for uid in gone]
+    execute_hold(repo, hold_order(*kept))
+    erase(repo, *gone)
+    report = survey_tombstones(repo, "default", DAY)
+    assert (report.ok, report.files, report.erased, report.hidden, report.left_behind) == (True, 40, 10, 10, 0)
+    assert report.hidden_bytes == sum(sizes)
+    assert held_uids(memory_store, tmp_path) == {repo.naming("default").name(uid) for uid in kept}
+    assert held_shards(memory_store) == shards_of(memory_store, tmp_path, *kept)
+    repack(repo)
+    report = survey_tombstones(repo, "default", DAY)
+    assert (report.files, report.hidden, report.left_behind, report.hidden_bytes) == (30, 0, 10, 0)
+    assert held_shards(memory_store) == shards_of(memory_store, tmp_path, *kept), "the holds followed"
+    locks = survey_locks(repo)
+    assert (locks.held, [(line.case, line.files) for line in locks.cases]) == (3, [("LIT-417", 3)])
+    released = execute_hold(repo, hold_order(*kept, release=True))
+    assert sorted(file.uid for file in released.files) == sorted(kept)
+    assert held_shards(memory_store) == set()
