@@ -107,6 +107,9 @@ def test_two_persons_and_a_deadline(store: S3Store, monkeypatch: pytest.MonkeyPa
     assert vera("get", "letter/0", "--created-at", DAY).code == 4
     listed = vera("erasures", "--json").document
     assert (listed["ok"], listed["requests"][0]["approver"]) == (True, "bob@bank.example")
+    assert "--all lists them" in vera("erasures").text, "the run above has read all"
+    every = vera("erasures", "--all", "--json").document
+    assert (listed["complete"], every["complete"], every["requests"]) == (False, True, listed["requests"])
 
     assert vera("erase", "letter/2", "--created-at", DAY, "--request-id", "art17-2", "--reason", "x").code == 5
     assert vera("erasures", "decline", "art17-2", "--reason", "another person").code == 0
@@ -169,6 +172,7 @@ def test_calls_that_make_no_sense(store: S3Store, tmp_path: Path) -> None:
         ("erasures", "decline", "r"),
         ("erasures", "show", "r", "--reason", "x"),
         ("erasures", "undo"),
+        ("erasures", "run", "--all"),
         ("find",),
         ("find", "customer"),
         ("find", "customer=1", "--json"),

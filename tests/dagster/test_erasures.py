@@ -29,7 +29,7 @@ from vera_assets.erasure_checks import DEADLINES
 from vera_core.errors import ErasedError
 from vera_core.operations.erasure_proof import ERASED, SIDECAR
 from vera_core.operations.erasure_reports import Stage
-from vera_core.operations.erasures import approve
+from vera_core.operations.erasures import approve, run_due
 from vera_core.operations.proving import WORM_LOCK
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -204,6 +204,22 @@ def test_a_look_tells_of_each_erasure_once(archive: Archive, instance: DagsterIn
         archive.run(instance, ERASE)
         told.append(shown(instance, REQUESTS)["erased days"])
     assert told == [["2026-03-01"], ["2026-03-02"], []]
+
+
+def test_a_look_after_a_long_pause_tells_of_what_the_index_of_requests_forgot(
+    archive: Archive, instance: DagsterInstance
+) -> None:
+    archive.request("one", *archive.uids(DAYS[0], 1))
+    archive.run(instance, ERASE)
+    archive.request("two", *archive.uids(DAYS[1], 1), day=DAYS[1])
+    archive.store._clock = lambda: datetime.now(UTC) + timedelta(days=33)
+    for _ in range(2):
+        run_due(opened(archive.store, archive.spool), "default")
+    assert list(archive.store.list_versions(KEYS.open_requests_prefix("default"))) == []
+    for told in (["2026-03-02"], []):
+        assert archive.run(instance, ERASE).success
+        assert shown(instance, REQUESTS)["erased days"] == told
+    assert shown(instance, REQUESTS)["requests"] == 0, "finished long ago"
 
 
 def test_a_request_that_can_not_be_read_fails_the_run_and_keeps_no_other(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vera_core.operations.repack import RepackReport
     from vera_core.operations.repository import Repository
     from vera_core.store.base import ObjectStore
+    from vera_core.store.s3 import S3Store
 
 OLD = Worth(older=timedelta(days=30))
 RANDOM = random.Random("words")
@@ -132,6 +133,23 @@ def test_encrypted_shards_too(tmp_path: Path) -> None:
     assert living(world.repo()) == before
     assert verify_window(world.repo(), source, source.window()).ok
     assert world.plan().cold == ()
+
+
+def test_a_real_store(s3_store: S3Store, tmp_path: Path) -> None:
+    repo = make_repository(s3_store, tmp_path, routing=ONE_SLOT, compression=Policy.FAST, part_rows=400)
+    source = MemorySource(texts(200))
+    pack(repo, source)
+    [old] = live_shards(repo)
+    before = living(repo)
+    plan = plan_optimize(repo, all_slots(repo), worth=OLD)
+    report = execute_optimize(repo, plan)
+    assert_no_longer_locked(report)
+    [new] = live_shards(repo)
+    assert (report.replaced, s3_store.get_lock(new.key, new.version_id)) == (1, old.lock)
+    assert 0.8 < (old.size - new.size) / plan.gained < 1.3
+    readers_agree(s3_store, tmp_path, before)
+    assert verify_window(opened(s3_store, tmp_path), source, source.window()).ok
+    assert_sound(s3_store, tmp_path)
 
 
 def test_nothing_is_read_of_shards_unless_old_ones_are_asked_for(world: World) -> None:
