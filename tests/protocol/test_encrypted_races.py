@@ -130,6 +130,19 @@ def test_an_erasure_comes_before_any_request_of_a_repack(tmp_path: Path) -> None
         assert_ends_well(store, tmp_path, before)
 
 
+def test_an_erasure_comes_before_any_request_of_a_packer_with_equal_rows(tmp_path: Path) -> None:
+    template = prepared(tmp_path)
+    again = MemorySource([*FILES, File("more", b"more")], name="again")
+    for nth in range(1, calls_of(template, tmp_path, lambda repo: pack(repo, again)) + 1):
+        store = copied(template)
+        racer = racing(store, nth, lambda racer: late_erasure(racer, tmp_path))
+        report = pack(opened(racer, tmp_path), again)
+        assert (report.archived, report.rejected + report.equal) == (1, 8), nth
+        assert_unopenable(store, opened(store, tmp_path), {*GONE, LATE})
+        assert survey_keys(opened(store, tmp_path), "default", DAY).ok
+        assert_erased(store, tmp_path, LATE)
+
+
 def test_a_repack_comes_before_any_request_of_an_erasure(tmp_path: Path) -> None:
     template = prepared(tmp_path)
     before = living(opened(template, tmp_path))

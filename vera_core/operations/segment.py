@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from vera_core.encoding import toolchain
-from vera_core.errors import IntegrityError
+from vera_core.errors import ErasedError, IntegrityError
 from vera_core.format import ShardOptions
 from vera_core.model import Lock, day_text
 from vera_core.operations.build import BuildLimits, build_part, verify_built
@@ -143,7 +143,13 @@ class _SegmentPacker:
         first, end = self.gap()
         with ThreadPoolExecutor(1, thread_name_prefix="vera-commit") as committer:
             while first < end:
-                built = self.build(first, end, judge)
+                try:
+                    built = self.build(first, end, judge)
+                except ErasedError:
+                    # Rows are compared with versions of before; one of these was erased since, and its key destroyed.
+                    if (pending is not None and not pending.result()) or self.log.refresh(self.state):
+                        return
+                    raise
                 if pending is not None and not pending.result():
                     built.discard()
                     return
