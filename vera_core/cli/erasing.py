@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from vera_core.operations.erasure_reports import ErasureReport
 
 
+TOLD = (Outcome.REFUSED, Outcome.MISSING, Outcome.AWAITED, Outcome.BARRED)
+"""Outcomes of files that are shown by name."""
+
+
 def show_erasure(report: ErasureReport) -> None:
-    """A request as people read it: what it came to, and by name the files that were refused or not found."""
+    """A request as people read it: what it came to, and by name the files that were not simply erased."""
     say(f"Request {report.request}: {report.stage.value}.")
     hidden = "" if report.hidden_until is None else format_time(report.hidden_until)
     show_pairs(
@@ -28,7 +32,7 @@ def show_erasure(report: ErasureReport) -> None:
         ]
     )
     show_figures(report)
-    named = [item for item in report.files if item.outcome in (Outcome.REFUSED, Outcome.MISSING)]
+    named = [item for item in report.files if item.outcome in TOLD]
     show_first([_line(item) for item in named])
     if report.stage is Stage.WAITING:
         say(f"Nothing is erased before somebody else approves it: vera erasures approve {report.request}")

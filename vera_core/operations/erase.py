@@ -13,7 +13,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vera_core.erasures import Ground, Refusal
+from vera_core.errors import VeraError
 from vera_core.model import Erasability, format_time
+from vera_core.operations.awaited import awaited
 from vera_core.operations.commit import settle
 from vera_core.operations.lookup import ShardReaders, versions_of
 from vera_core.operations.slotwise import append, chunks, drop_inventory, each_slot, open_slot, place_of, until_in
@@ -21,11 +23,10 @@ from vera_core.routing import uid_key
 from vera_core.slotrecords import entries_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
     from datetime import datetime
 
     from vera_core.erasures import AnyTarget
-    from vera_core.errors import VeraError
     from vera_core.model import Origin, Slot
     from vera_core.operations.lookup import Version
     from vera_core.operations.repository import Repository
@@ -40,6 +41,8 @@ class Outcome(StrEnum):
     ERASED = "erased"
     ALREADY = "erased before"
     DESTROYED = "erased, its keys destroyed"
+    AWAITED = "to be kept out: frozen, not packed yet"
+    BARRED = "kept out: frozen, not packed yet"
     REFUSED = "refused"
     MISSING = "not found"
 
@@ -93,13 +96,13 @@ def plan_erasure(repo: Repository, order: Order, progress: Callable[[int], None]
     """
     repo.refresh_config()
 
-    def plan(slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
-        return _judged(repo, repo.slot_log(slot).load(), ShardReaders(repo), names)
+    def plan(slot: Slot, wanted: _Wanted) -> list[FileErasure]:
+        return _judged(repo, repo.slot_log(slot).load(), ShardReaders(repo), wanted)
 
-    files, failed = each_slot(order.by_slot(repo), plan, progress)
+    files, failed = _each(repo, order, plan, progress)
     if failed is not None:
         raise failed
-    return _in_order(files)
+    return files
 
 
 class Erased(NamedTuple):
@@ -127,15 +130,15 @@ def erase(repo: Repository, order: Order, progress: Callable[[int], None] | None
     repo.writable_config()
     slots: dict[Slot, OpenSlot] = {}
 
-    def one(slot: Slot, names: Mapping[str, int]) -> list[FileErasure]:
+    def one(slot: Slot, wanted: _Wanted) -> list[FileErasure]:
         opened = open_slot(repo, slot)
-        files = _erase_in(repo, order, opened, names)
+        files = _erase_in(repo, order, opened, wanted)
         if opened.state.erased:
             slots[slot] = opened
         return files
 
-    files, failed = each_slot(order.by_slot(repo), one, progress)
-    return Erased(_in_order(files), failed, slots)
+    files, failed = _each(repo, order, one, progress)
+    return Erased(files, failed, slots)
 
 
 def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]) -> Refusal | None:
@@ -158,16 +161,54 @@ def legal_ground(repo: Repository, state: SlotState, versions: Sequence[Version]
     return Refusal(Ground.OBLIGATION, f"of the regulated class {classes}, locked until {format_time(until)}", until)
 
 
+class _Wanted(NamedTuple):
+    """Name -> place of a slot's files; those in `awaited` are kept out where the slot does not have them yet."""
+
+    names: Mapping[str, int]
+    awaited: Set[str] = frozenset()
+
+
+def _each(
+    repo: Repository,
+    order: Order,
+    work: Callable[[Slot, _Wanted], list[FileErasure]],
+    progress: Callable[[int], None] | None,
+) -> tuple[list[FileErasure], VeraError | None]:
+    """Does the work for each slot; again for files that it did not find, but that are to be packed there."""
+    slots = order.by_slot(repo)
+    files, failed = each_slot({slot: _Wanted(names) for slot, names in slots.items()}, work, progress)
+    lost = {file.place for file in files if file.outcome is Outcome.MISSING}
+    missing = {
+        slot: left
+        for slot, names in slots.items()
+        if (left := {name: place for name, place in names.items() if place in lost})
+    }
+    try:
+        found = awaited(repo, order.tenant, missing) if missing else {}
+    except VeraError as unread:
+        return _in_order(files), failed or unread
+    coming = {slot: _Wanted({name: missing[slot][name] for name in names}, names) for slot, names in found.items()}
+    again, error = each_slot(coming, work)
+    done = {file.place for file in again}
+    return _in_order([*(file for file in files if file.place not in done), *again]), failed or error
+
+
 def _in_order(files: Iterable[FileErasure]) -> list[FileErasure]:
     return sorted(files, key=lambda file: file.place)
 
 
-def _judged(repo: Repository, state: SlotState, readers: ShardReaders, names: Mapping[str, int]) -> list[FileErasure]:
+def _judged(repo: Repository, state: SlotState, readers: ShardReaders, wanted: _Wanted) -> list[FileErasure]:
     """What is to become of each file, by the slot's state as it is."""
     key = repo.naming(state.slot.tenant).key
-    return [
+    files = [
         _judge(repo, state, versions_of(readers, state, name, key(name)), (name, place))
-        for name, place in names.items()
+        for name, place in wanted.names.items()
+    ]
+    return [
+        replace(file, outcome=Outcome.AWAITED)
+        if file.outcome is Outcome.MISSING and file.uid in wanted.awaited
+        else file
+        for file in files
     ]
 
 
@@ -198,17 +239,21 @@ def _last_lock(state: SlotState, name: str, versions: Sequence[Version]) -> date
     return max(ends, default=None)
 
 
-def _erase_in(repo: Repository, order: Order, slot: OpenSlot, names: Mapping[str, int]) -> list[FileErasure]:
+_ENDS = {Outcome.PLANNED: Outcome.ERASED, Outcome.AWAITED: Outcome.BARRED}
+"""What becomes of files that a tombstone names."""
+
+
+def _erase_in(repo: Repository, order: Order, slot: OpenSlot, wanted: _Wanted) -> list[FileErasure]:
     log, state, sealed = slot
     readers = ShardReaders(repo)
     erased: dict[str, FileErasure] = {}
 
     def step() -> list[FileErasure]:
         # Whoever came first may have brought another version, a hold, or erased the file.
-        files = {file.uid: file for file in _judged(repo, state, readers, names)}
-        for chunk in chunks({file.uid: file.versions for file in files.values() if file.outcome is Outcome.PLANNED}):
+        files = {file.uid: file for file in _judged(repo, state, readers, wanted)}
+        for chunk in chunks({file.uid: file.versions for file in files.values() if file.outcome in _ENDS}):
             append(repo, log, state, _tombstone(repo, order, chunk))
-            erased.update((name, replace(files[name], outcome=Outcome.ERASED)) for name in chunk)
+            erased.update((name, replace(files[name], outcome=_ENDS[files[name].outcome])) for name in chunk)
         return list((files | erased).values())
 
     files = until_in(log, state, step)

@@ -188,7 +188,7 @@ def plan_of(request: ErasureRequest, files: Sequence[FileErasure]) -> ErasureRep
         stage=Stage.PLANNED, requester=request.requester, approver="", received=request.received,
         hidden_until=max(ends, default=None), files=tuple(files), requested=len(request.targets),
         erased=counts[Outcome.ALREADY], refused=counts[Outcome.REFUSED], missing=counts[Outcome.MISSING],
-        open=counts[Outcome.PLANNED] + counts[Outcome.REFUSED],
+        open=counts[Outcome.PLANNED] + counts[Outcome.AWAITED] + counts[Outcome.REFUSED],
     )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def run_of(reports: Sequence[ErasureReport], findings: Sequence[Finding], began:
     """What became of several requests, begun at `began` (by the monotonic clock)."""
     return RunReport(
         ok=not findings and all(report.ok for report in reports), requests=tuple(reports), findings=tuple(findings),
-        erased=sum(_counted(report)[Outcome.ERASED] for report in reports),
+        erased=sum(_counted(report)[Outcome.ERASED] + _counted(report)[Outcome.BARRED] for report in reports),
         refused=sum(report.refused for report in reports), seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -264,7 +264,7 @@ def _destroy(
 
 def _done_body(request: ErasureRequest, files: Sequence[FileErasure]) -> dict[str, Any] | None:
     """What the request does not know yet of the files that are erased or not there."""
-    gone = [file for file in files if file.outcome in (Outcome.ERASED, Outcome.ALREADY)]
+    gone = [file for file in files if file.outcome in (Outcome.ERASED, Outcome.ALREADY, Outcome.BARRED)]
     erased = {file.place for file in gone} - request.erased
     missing = {file.place for file in files if file.outcome is Outcome.MISSING} - request.missing - request.erased
     if not erased and not missing:
