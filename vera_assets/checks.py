@@ -29,13 +29,14 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from vera_assets.assets.repository import REPOSITORY_KEY
 from vera_assets.assets.spec import SHARDS, WATERMARK
-from vera_assets.days import each_day, translated
+from vera_assets.days import WAIT_SECONDS, each_day, translated
 from vera_assets.metadata import Metadata, command, numbers, table
 from vera_assets.partitions import days_of, partition_of
 from vera_assets.resources import RepositoryResource
 from vera_assets.sources import MigratedSource
 from vera_core.errors import NotFoundError, VeraError
 from vera_core.operations.due import Migration, packed_record, stuck_windows
+from vera_core.operations.leasing import the_day
 from vera_core.operations.migrate import verify_packed
 from vera_core.operations.proving import INTEGRITY, WORM_LOCK, CheckResult
 from vera_core.operations.report import Finding
@@ -163,7 +164,8 @@ def _verify(migration: Migration, day: date) -> WindowReport:
         raise NotFoundError(
             "the day was not packed yet", todo="Materialize its shards first.", source=migration.source.name, day=day
         )
-    report = verify_packed(migration, record.window)
+    with the_day(migration, day, wait_seconds=WAIT_SECONDS) as held:
+        report = verify_packed(held.migration, record.window)
     if migration.repo.config.encryption is None:
         return report
     checks = tuple(_nameless(check) for check in report.verify.checks)

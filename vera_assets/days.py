@@ -33,6 +33,8 @@ DATA_VERSION_TAG = "dagster/data_version"
 RETRIES = 3
 RETRY_SECONDS = 30.0
 """How often, and after how long, a step is begun again when store or database did not answer."""
+WAIT_SECONDS = 120.0
+"""How long a step waits for a day that another worker has: twice the time after which one that died lets go."""
 PROGRESS_SECONDS = 30.0
 """Progress is logged no oftener: every line is a row in Dagster's database for ever."""
 

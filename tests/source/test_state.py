@@ -56,7 +56,7 @@ def test_nothing_is_made_unasked_and_the_error_says_how(business: Business) -> N
         state.check()
     assert "CREATE TABLE" in caught.value.todo
     assert "--create-schema" in caught.value.todo
-    assert len(state.missing_tables()) == 5
+    assert len(state.missing_tables()) == 6
     assert sa.inspect(business.engine).get_table_names() == tables_before
     engine.dispose()
 
@@ -73,7 +73,7 @@ def test_the_printed_statements_make_what_create_makes(business: Business) -> No
     state.check()
     schema = None if business.dialect in NAMELESS else "vera"
     names = set(sa.inspect(business.engine).get_table_names(schema=schema))
-    own = {"late_marks", "rejects", "schema_version", "watermark", "windows"}
+    own = {"late_marks", "leases", "rejects", "schema_version", "watermark", "windows"}
     assert names - {"documents"} == ({f"vera_{name}" for name in own} if schema is None else own)
     engine.dispose()
 

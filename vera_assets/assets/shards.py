@@ -9,10 +9,11 @@ from dagster import AssetsDefinition, DagsterLogManager, MetadataValue
 
 from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import SHARDS, WINDOW, source_spec
-from vera_assets.days import DayResult, logged_progress
+from vera_assets.days import WAIT_SECONDS, DayResult, logged_progress
 from vera_assets.metadata import Metadata, command, numbers, table
 from vera_assets.partitions import partition_of
 from vera_core.operations.due import Migration, window_to_pack
+from vera_core.operations.leasing import the_day
 from vera_core.operations.migrate import pack_due
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def shards_asset(source: MigratedSource) -> AssetsDefinition:
 
 
 def _pack(migration: Migration, log: DagsterLogManager, day: date) -> DayResult:
-    report = pack_due(migration, window_to_pack(migration, day), progress=logged_progress(log, day))
+    with the_day(migration, day, wait_seconds=WAIT_SECONDS) as held:
+        progress = held.listener(logged_progress(log, day))
+        report = pack_due(held.migration, window_to_pack(migration, day), progress=progress)
     return DayResult(report.manifest, pack_metadata(report, day))
 
 

@@ -9,10 +9,11 @@ from dagster import AssetsDefinition, MetadataValue
 
 from vera_assets.assets.daily import daily_asset
 from vera_assets.assets.spec import WINDOW, source_spec
-from vera_assets.days import DayResult
+from vera_assets.days import WAIT_SECONDS, DayResult
 from vera_assets.metadata import command, numbers
 from vera_assets.partitions import partition_of
 from vera_core.operations.due import Migration, window_to_pack
+from vera_core.operations.leasing import the_day
 from vera_core.operations.migrate import freeze_due
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def window_asset(source: MigratedSource) -> AssetsDefinition:
 
 
 def _freeze(migration: Migration, day: date) -> DayResult:
-    plan = freeze_due(migration, window_to_pack(migration, day, retry_rejects=True))
+    with the_day(migration, day, wait_seconds=WAIT_SECONDS) as held:
+        plan = freeze_due(held.migration, window_to_pack(migration, day, retry_rejects=True))
     return DayResult(
         plan.manifest,
         {

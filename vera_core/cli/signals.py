@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,6 +29,31 @@ def rest(seconds: float) -> None:
     if _received:
         _end(_received[-1], None)
     time.sleep(seconds)
+
+
+class Drain:
+    """Whether SIGTERM asked this process to finish what it is at and begin nothing more. A second one ends it at once.
+
+    While the block runs; afterwards SIGTERM ends the process in order again.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        if self.asked:
+            _end(signal.SIGTERM, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            _end(number, frame)
+        self.asked = True
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

@@ -17,6 +17,7 @@ from vera_core.source.state import WindowState
 if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
     from vera_core.source.base import Source
+    from vera_core.source.leases import Lease
     from vera_core.source.state import MigrationState, WindowRecord
 
 FINAL = frozenset({WindowState.VERIFIED, WindowState.REJECTS})
@@ -28,7 +29,8 @@ ONE_DAY = timedelta(days=1)
 class Migration:
     """What migrating one tenant of one source works on. `begin` is the first day; None takes the source's own first.
 
-    `lag_days`: the last days left alone, counted from today in the store's time (1 leaves only today alone).
+    `lag_days`: the last days left alone, counted from today in the store's time (1 leaves only today alone). `lease`:
+    in whose name it is recorded what becomes of the day that is worked on.
     """
 
     repo: Repository
@@ -37,6 +39,7 @@ class Migration:
     on_rejects: OnRejects = OnRejects.STOP
     lag_days: int = 1
     begin: date | None = None
+    lease: Lease | None = None
 
     @property
     def name(self) -> tuple[str, str]:

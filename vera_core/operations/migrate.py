@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import UnavailableError, UsageError, VeraError
 from vera_core.model import day_text
+from vera_core.operations.due import FINAL
+from vera_core.operations.leasing import first_free
 from vera_core.operations.pack import PackPlan, PackReport, freeze_rows, pack_window, packed_window
 from vera_core.operations.report import Report, figure
 from vera_core.operations.verdicts import (
@@ -24,6 +26,7 @@ from vera_core.operations.verdicts import (
     verdict_of,
 )
 from vera_core.operations.verify import verify_window
+from vera_core.source.leases import LeaseLostError
 from vera_core.source.mapping import OnRejects
 from vera_core.source.state import WindowState
 
@@ -56,13 +59,17 @@ class WatermarkReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrateReport(Report):
-    """A run over several windows. `untimed` names rows whose time is null: they belong to no window."""
+    """A run over several windows. `untimed` names rows whose time is null: they belong to no window.
+
+    `elsewhere`: days that were due and that other workers had, or took.
+    """
 
     source: str
     tenant: str
     windows: tuple[WindowReport, ...]
     watermark: WatermarkReport
     failures: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
     blind_spots: tuple[str, ...] = ()
     untimed: tuple[str, ...] = ()
     files: int = figure("rows", "files")
@@ -166,25 +173,49 @@ def advance_watermark(migration: Migration) -> WatermarkReport:
 
 
 def migrate(
-    migration: Migration, windows: Iterable[Window], *, each: Callable[[Window], Progress | None] = lambda _: None
+    migration: Migration,
+    windows: Iterable[Window],
+    *,
+    each: Callable[[Window], Progress | None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> MigrateReport:
-    """Migrates windows one after the other, moving the watermark behind them; a failed one does not stop the rest.
+    """Migrates windows day by day, moving the watermark behind them; a failed one does not stop the rest.
 
-    `each` gives the progress listener of a window that begins. A failed window is in the report as such.
+    Days that other workers have are left to them, and what they have done meanwhile is not done again. `each` gives the
+    progress listener of a window that begins; no other day is begun once `stop` says so. A failed window is in the
+    report as such.
+
+    Raises:
+        UnavailableError: store or database can't be reached.
     """
     began = time.monotonic()
     reports: list[WindowReport] = []
     failures: list[str] = []
     watermark = advance_watermark(migration)
+    by_day: dict[date, list[Window]] = {}
     for window in windows:
-        try:
-            reports.append(migrate_window(migration, window, progress=each(window)))
-        except UnavailableError:
-            raise
-        except VeraError as error:
-            failures.append(f"{day_text(window.day)}/{window.revision}: {error}")
+        by_day.setdefault(window.day, []).append(window)
+    elsewhere: set[date] = set()
+    while by_day and not stop():
+        with first_free(migration, sorted(by_day)) as held:
+            if held is None:
+                break
+            for window in by_day.pop(held.day):
+                try:
+                    if not _is_done(migration, window):
+                        listener = held.listener(each(window))
+                        reports.append(migrate_window(held.migration, window, progress=listener))
+                except UnavailableError:
+                    raise
+                except LeaseLostError:
+                    elsewhere.add(window.day)
+                    break
+                except VeraError as error:
+                    failures.append(f"{day_text(window.day)}/{window.revision}: {error}")
         moved = advance_watermark(migration)
         watermark = replace(moved, before=watermark.before, days=watermark.days + moved.days)
+    if not stop():
+        elsewhere.update(by_day)
     packs = [report.pack for report in reports]
     seconds = time.monotonic() - began
     fresh = sum(pack.packed_now for pack in packs)
@@ -192,13 +223,20 @@ def migrate(
     return MigrateReport(
         ok=not failures and all(report.ok for report in reports),
         source=migration.source.name, tenant=migration.source.tenant, windows=tuple(reports), watermark=watermark,
-        failures=tuple(failures), blind_spots=migration.source.blind_spots, untimed=tuple(untimed),
+        failures=tuple(failures), elsewhere=tuple(map(day_text, sorted(elsewhere))),
+        blind_spots=migration.source.blind_spots, untimed=tuple(untimed),
         files=sum(pack.rows for pack in packs), archived=sum(pack.archived for pack in packs),
         equal=sum(pack.equal for pack in packs), rejected=sum(pack.rejected for pack in packs),
         content_bytes=sum(pack.content_bytes for pack in packs), stored_bytes=sum(pack.stored_bytes for pack in packs),
         objects=sum(pack.objects for pack in packs), files_per_second=fresh / seconds if fresh else 0.0,
         seconds=seconds,
     )  # fmt: skip
+
+
+def _is_done(migration: Migration, window: Window) -> bool:
+    """Whether somebody gave the window a good verdict since it was due."""
+    record = migration.state.window(window)
+    return record is not None and record.state in FINAL
 
 
 def _held_by(migration: Migration, day: date) -> str:

@@ -24,7 +24,8 @@ def terms(config: RepositoryConfig) -> Terms:
 def migration_state(settings: Settings, name: str) -> MigrationState:
     """Our schema in the business database of a source, whether its tables are there or not."""
     source = settings.source(name)
-    return MigrationState(connect(source.database_url(), writable=True), source.state_schema)
+    engine = connect(source.database_url(), writable=True)
+    return MigrationState(engine, source.state_schema, lease_seconds=source.lease_seconds)
 
 
 def open_migrations(repo: Repository, settings: Settings, name: str) -> tuple[Migration, ...]:

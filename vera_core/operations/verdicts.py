@@ -16,6 +16,7 @@ from vera_core.operations.accounted import named_rejects
 from vera_core.operations.due import FINAL
 from vera_core.operations.freeze import frozen_manifests, load_frozen
 from vera_core.operations.report import Report, as_json
+from vera_core.source.leases import LeaseLostError
 from vera_core.source.state import ANSWERED_BY, REJECTS_KEPT, WindowState
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def note_begun(migration: Migration, window: Window) -> None:
             )  # fmt: skip
     if all(record.window != window for record in records):
         with suppress(ConflictError):
-            migration.state.record(window, WindowState.FROZEN, fence=0)
+            migration.state.record(window, WindowState.FROZEN, fence=0, lease=migration.lease)
 
 
 def note_state(migration: Migration, window: Window, state: WindowState, manifest: str) -> None:
@@ -72,7 +73,8 @@ def note_state(migration: Migration, window: Window, state: WindowState, manifes
     known = migration.state.window(window)
     if known is None or known.state not in FINAL:
         with suppress(ConflictError):
-            migration.state.record(window, state, manifest=manifest, fence=0 if known is None else known.fence)
+            fence = 0 if known is None else known.fence
+            migration.state.record(window, state, manifest=manifest, fence=fence, lease=migration.lease)
 
 
 @contextmanager
@@ -80,12 +82,15 @@ def failure_recorded(migration: Migration, window: Window) -> Iterator[None]:
     """Records the window as failed if it does; that something can't be reached for now changes no final verdict."""
     try:
         yield
+    except LeaseLostError:
+        raise
     except VeraError as error:
         with suppress(UnavailableError):
             known = migration.state.window(window)
             settled = known is not None and known.state in FINAL
             if not (settled and isinstance(error, UnavailableError)):
-                migration.state.record(window, WindowState.FAILED, verdict={"error": error.to_json()})
+                verdict = {"error": error.to_json()}
+                migration.state.record(window, WindowState.FAILED, verdict=verdict, lease=migration.lease)
         raise
 
 
@@ -102,8 +107,9 @@ def record_verdict(migration: Migration, window: Window, report: WindowReport, k
     while True:
         try:
             migration.state.record(
-                window, report.verdict, manifest=frozen.digest, verdict=verdict, rejects=rejects, fence=fence
-            )
+                window, report.verdict, manifest=frozen.digest, verdict=verdict, rejects=rejects, fence=fence,
+                lease=migration.lease,
+            )  # fmt: skip
         except ConflictError:
             now = migration.state.window(window)
             if now is None or now.state is WindowState.FAILED:
@@ -135,5 +141,6 @@ def close_answered(migration: Migration, window: Window) -> None:
             # Whoever changed it since saw something that was not known here: it is for the next verdict to close it.
             with suppress(ConflictError):
                 migration.state.record(
-                    record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict, fence=record.fence
-                )
+                    record.window, WindowState.VERIFIED, manifest=record.manifest, verdict=verdict, fence=record.fence,
+                    lease=migration.lease,
+                )  # fmt: skip

@@ -21,6 +21,8 @@ STRICT: dict[str, Any] = {"extra": "forbid"}
 """Settings refuse keys that they don't know."""
 
 
+MIN_LEASE, MAX_LEASE = 3, 3600
+"""Seconds of a lease: a worker answers three times in that span."""
 _TEMPLATE = 'Write it like uid = "{bank}/{number}"; a brace of the text is written twice.'
 
 
@@ -197,7 +199,8 @@ class SourceSettings:
     `uid` names a column, or is a template over columns: "{bank}/{number}". `url` must hold no password; `url_env` names
     an environment variable with the whole URL instead. `primary_key`, `size` and `late` name columns; `metadata` maps
     the archived name to its column. `begin`: the first day to migrate (the first row's if None); `lag_days`: how many
-    of the last days are left alone, today's included.
+    of the last days are left alone, today's included; `lease_seconds`: how long a worker that does not answer keeps its
+    day.
 
     Raises:
         SettingError: settings that contradict each other.
@@ -222,6 +225,7 @@ class SourceSettings:
     state_schema: str = "vera"
     begin: date | None = None
     lag_days: int = 1
+    lease_seconds: int = 60
     on_rejects: OnRejects = OnRejects.STOP
 
     def __post_init__(self) -> None:
@@ -232,6 +236,10 @@ class SourceSettings:
             raise SettingError("media_type takes no map", todo="Give a value or a column.")
         if self.lag_days < 1:
             raise SettingError(f"lag_days is {self.lag_days}", todo="1 leaves only the day alone that is not over yet.")
+        if not MIN_LEASE <= self.lease_seconds <= MAX_LEASE:
+            raise SettingError(
+                f"lease_seconds is {self.lease_seconds}", todo=f"Allowed are {MIN_LEASE} to {MAX_LEASE}."
+            )
 
     @property
     def uid_parts(self) -> tuple[tuple[str, str], ...]:

@@ -75,6 +75,17 @@ class OwnTables:
             sa.Column("updated_at", sa.String(32), nullable=False),
         )
 
+        self.leases = self._table(
+            "leases",
+            *self._source_key(),
+            sa.Column("day", sa.Date, primary_key=True),
+            sa.Column("holder", sa.String(256), nullable=False),
+            sa.Column("token", sa.BigInteger, nullable=False, comment="counts the claims"),
+            sa.Column("claimed", sa.BigInteger, nullable=False, comment="microseconds since 1970, by the database"),
+            sa.Column("until", sa.BigInteger, nullable=False, comment="as claimed; 0: let go"),
+            sa.Column("progress", sa.Text, nullable=False),
+        )
+
     def ddl(self) -> str:
         """The statements that make the tables, each ending in a semicolon and a newline."""
         statements = [] if self._schema is None else [f"CREATE SCHEMA IF NOT EXISTS {self._schema}"]

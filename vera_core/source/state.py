@@ -23,6 +23,7 @@ from vera_core.errors import ConflictError, IncompatibleError, UsageError
 from vera_core.model import format_time
 from vera_core.source.base import Window
 from vera_core.source.database import READS, BusyError, shown_url, translated
+from vera_core.source.leases import LEASE_SECONDS, Leases
 from vera_core.source.rows import Reject
 from vera_core.source.schema import DEFAULT_SCHEMA, SCHEMA_VERSION, OwnTables
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy.engine import Connection, Engine
+
+    from vera_core.source.leases import Lease
 
 ONE_DAY = timedelta(days=1)
 ANSWERED_BY = "answered_by_revision"
@@ -92,9 +95,10 @@ class MigrationState:
     Every method raises `UnavailableError` when the database can't be reached.
     """
 
-    def __init__(self, engine: Engine, schema: str = DEFAULT_SCHEMA) -> None:
+    def __init__(self, engine: Engine, schema: str = DEFAULT_SCHEMA, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self._engine = engine
         self._tables = OwnTables(engine, schema)
+        self.leases = Leases(engine, self._tables, lease_seconds)
 
     def ddl(self) -> str:
         """The statements that make our tables, for an administrator to read and run."""
@@ -257,13 +261,16 @@ class MigrationState:
         verdict: Mapping[str, Any] | None = None,
         rejects: Iterable[Reject] = (),
         fence: int | None = None,
+        lease: Lease | None = None,
     ) -> WindowRecord:
         """Writes what became of a window's revision, and its first 10,000 rejects in place of those before.
 
-        `fence`: the change is made only if the record's fence still is this one (0: there is none yet).
+        `fence`: the change is made only if the record's fence still is this one (0: there is none yet); `lease`: only
+        if the day is still this worker's.
 
         Raises:
             ConflictError: somebody else changed the record since.
+            LeaseLostError: somebody else has the day since.
         """
         values = {
             "state": state.value, "manifest": manifest, "verdict": json.dumps(verdict or {}), "updated_at": _now(),
@@ -272,6 +279,8 @@ class MigrationState:
         for attempt in range(_TRIES):
             try:
                 with self._writing() as connection:
+                    if lease is not None:
+                        self.leases.insist(connection, lease)
                     self._put(connection, window, values, fence)
                     self._put_rejects(connection, window, named)
                 break

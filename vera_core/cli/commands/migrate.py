@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vera_core.cli.context import load_settings
+from vera_core.cli.migrating import show_status, watch
 from vera_core.cli.options import (
     AnyTenantOption,
     DryRunOption,
@@ -32,12 +33,13 @@ from vera_core.cli.output import (
     warn,
 )
 from vera_core.cli.progress import meters
-from vera_core.cli.signals import rest
+from vera_core.cli.signals import Drain, rest
 from vera_core.cli.values import Days, read_days
 from vera_core.errors import Kind, UnavailableError, UsageError
 from vera_core.model import parse_day
 from vera_core.operations.due import Migration, due_windows, note_late_rows
 from vera_core.operations.migrate import MigrateReport, migrate
+from vera_core.operations.migration_status import migration_status
 from vera_core.operations.opening import open_repository
 from vera_core.operations.sources import migration_state, open_migrations
 from vera_core.source.mapping import OnRejects  # noqa: TC001 - typer reads the annotations
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from vera_core.source.base import Window
 
 ONE_DAY = timedelta(days=1)
+STATUS = "status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +91,23 @@ class _Due:
 
 
 def command(
-    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="One source; all if none is named.")] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[status] [SOURCE]", help="One source; all if none is named. `status` only shows."),
+    ] = None,
     first: FromOption = None,
     last: ToOption = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Do what is due and end. Without it, look again and again until interrupted.")
+        bool,
+        typer.Option("--once/--continuous", help="Do what is due and end, or look again and again until interrupted."),
     ] = False,
     every: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", min=1, help="How long to wait between two looks.")
-    ] = 60,
+        float | None,
+        typer.Option(
+            "--every", metavar="SECONDS", min=1, help="How long to wait between two looks: 60, for --watch 2."
+        ),
+    ] = None,
+    watching: Annotated[bool, typer.Option("--watch", help="With status: show it again and again.")] = False,
     on_rejects: Annotated[
         OnRejects | None,
         typer.Option(
@@ -127,9 +138,17 @@ def command(
     the source; then the watermark moves over the days that are verified. A day that fails does not stop the others, but
     the watermark waits before it. Rows that can't be archived are rejected by name.
 
+    Any number of workers may run at once, on any machines: each takes a day that no other has, by a lease in VERA's own
+    tables that ends a minute after a worker stops answering. SIGTERM lets a worker finish its day and end, a second one
+    or Ctrl-C ends it at once; one that is killed leaves nothing but its lease. status shows the watermark, what is
+    done, due and failed, and how far each worker is; with --watch again and again.
+
     With --from or --to only those days, once. What VERA knows of a migration stands in tables of its own in the
     business database; they are made by --create-schema, or by whoever runs what --print-schema prints.
     """
+    status, source = _asked(what or [])
+    if watching and (not status or as_json):
+        raise UsageError("--watch is for status, and not with --json")
     chosen = load_settings(settings, repository=repository)
     if not chosen.sources:
         raise UsageError("the settings name no source", todo="Describe one in vera.toml; see docs/sources.md.")
@@ -145,7 +164,9 @@ def command(
         on_rejects=on_rejects,
         retry_rejects=retry_rejects,
     )
-    if dry_run:
+    if status:
+        _status(job, every=(every or 2.0) if watching else None, as_json=as_json)
+    elif dry_run:
         _show_due(job, as_json=as_json)
     elif once or first or last:
         reports = []
@@ -157,7 +178,32 @@ def command(
     elif as_json:
         raise UsageError("--json prints one document, so it needs --once", todo="Add --once, or --from and --to.")
     else:
-        _keep_looking(job, every)
+        _keep_looking(job, every or 60.0)
+
+
+def _asked(what: list[str]) -> tuple[bool, str | None]:
+    """Whether only the status is asked for, and which source.
+
+    Raises:
+        UsageError: more than that is named.
+    """
+    status = what[:1] == [STATUS]
+    names = what[1:] if status else what
+    if len(names) > 1:
+        raise UsageError("more than one source is named", todo="Name one, or none for all of them.")
+    return status, names[0] if names else None
+
+
+def _status(job: _Job, *, every: float | None, as_json: bool) -> None:
+    migrations = list(job.migrations())
+    if every is not None:
+        watch(lambda: [migration_status(migration) for migration in migrations], every)
+    found = [migration_status(migration) for migration in migrations]
+    if as_json:
+        emit({"ok": all(status.ok for status in found), "sources": found})
+        return
+    for status in found:
+        show_status(status)
 
 
 def _schema(settings: Settings, names: tuple[str, ...], *, create: bool, as_json: bool) -> None:
@@ -196,8 +242,9 @@ def _look(job: _Job, *, quiet: bool) -> Iterator[tuple[Migration, MigrateReport]
     """Migrates what is due now, source by source."""
     for migration in job.migrations():
         note_late_rows(migration)
-        with meters(f"{migration.source.name}", quiet=quiet) as each:
-            report = migrate(migration, job.due(migration), each=lambda window: each(str(window.day)))
+        with Drain() as drain, meters(f"{migration.source.name}", quiet=quiet) as each:
+            due = job.due(migration)
+            report = migrate(migration, due, each=lambda window: each(str(window.day)), stop=lambda: drain.asked)
         yield migration, report
 
 
@@ -242,6 +289,8 @@ def _show(migration: Migration, report: MigrateReport) -> None:
             continue
         named = migration.state.rejects(*migration.name, day=parse_day(item.day))
         show_rejects(((str(w.day), r.uid, r.reason, r.detail) for w, r in named), item.pack.rejected)
+    if report.elsewhere:
+        say(f"  other workers have: {', '.join(map(day_words, report.elsewhere))}")
     for failure in report.failures:
         say(f"  failed: {failure}")
     for uid in report.untimed:
@@ -257,7 +306,8 @@ vera migrate documents --print-schema
 vera migrate documents --dry-run
 vera migrate documents --once
 vera migrate --from 2026-03-01 --to 2026-03-31 --json
-vera migrate                       # stays, and looks every minute
+vera migrate --continuous          # stays, and looks every minute; on as many machines as you have
+vera migrate status --watch
 """,
     codes=(Kind.USAGE, Kind.NOT_FOUND, Kind.INTEGRITY, Kind.CONFLICT, Kind.UNAVAILABLE, Kind.REJECTS),
 )
