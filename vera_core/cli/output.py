@@ -32,6 +32,7 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "files/s": lambda value: f"{value:,.0f} files/s",
     "bytes/s": lambda value: f"{size_text(value)}/s",
     "ratio": lambda value: f"{value:,.1f}",
+    "USD": lambda value: f"${value:,.2f}",
     "USD/month": lambda value: f"${value:,.2f} a month",
 }
 

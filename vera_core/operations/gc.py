@@ -102,6 +102,7 @@ class GcPlan(Report):
     saved: float = figure("deleting saves", "USD/month")
     waiting: int = figure("versions that must wait", "objects")
     waiting_bytes: int = figure("that must wait", "bytes")
+    waiting_cost: float = figure("waiting costs", "USD/month")
     tag: int = figure("superseded versions to tag for cold storage", "objects")
 
 
@@ -143,8 +144,8 @@ def plan_gc(
     return GcPlan(
         ok=none_is_wrong(findings), grace=grace, lines=tuple(lines), findings=tuple(findings), slots=count,
         condemn=sum(line.step is Step.CONDEMN for line in lines), delete=len(delete), delete_bytes=_size(delete),
-        saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), tag=sum(line.tag for line in lines),
-        seconds=time.monotonic() - began,
+        saved=_cost(delete), waiting=len(waiting), waiting_bytes=_size(waiting), waiting_cost=_cost(waiting),
+        tag=sum(line.tag for line in lines), seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

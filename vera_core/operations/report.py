@@ -16,7 +16,7 @@ from vera_core.model import Slot, day_text, format_time
 
 
 class Figure(NamedTuple):
-    """One labelled number. Units: files, bytes, seconds, files/s, bytes/s, objects, ratio, USD/month, or none."""
+    """One labelled number. Units: files, bytes, seconds, files/s, bytes/s, objects, ratio, USD, USD/month, or none."""
 
     name: str
     label: str
