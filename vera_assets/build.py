@@ -14,6 +14,7 @@ from dagster import Definitions, PreviewWarning, in_process_executor
 from vera_assets.assets.erased_inventory import erased_inventory_asset
 from vera_assets.assets.erasure_requests import erasure_requests_asset
 from vera_assets.assets.inventory import inventory_asset
+from vera_assets.assets.key_rotation import key_rotation_asset
 from vera_assets.assets.repacked import repacked_asset
 from vera_assets.assets.repository import repository_asset
 from vera_assets.assets.scrub import scrub_asset
@@ -31,6 +32,7 @@ from vera_assets.jobs import (
     doctor_job,
     erase_job,
     garbage_job,
+    key_rotation_job,
     repack_job,
     repository_job,
     scrub_job,
@@ -42,6 +44,7 @@ from vera_assets.schedules import (
     doctor_schedule,
     erase_schedule,
     gc_schedule,
+    key_rotation_schedule,
     look_schedule,
     scrub_schedule,
 )
@@ -97,7 +100,12 @@ def build_definitions(*, settings: Settings, resources: Mapping[str, Any] | None
 def _definitions(settings: Settings, resources: Mapping[str, Any]) -> Definitions:
     sources = migrated_sources(settings)
     tenants = erasing_tenants(settings, sources)
-    parts = [_repository(), *map(_migration, sources), *map(_erasure, tenants)]
+    parts = [
+        _repository(),
+        *([_keys()] if settings.keys is not None else []),
+        *map(_migration, sources),
+        *map(_erasure, tenants),
+    ]
     jobs = [job for part in parts for job in part.jobs]
     sensors = [failure_sensor(sources, jobs), *([deadline_sensor(tenants)] if tenants else [])]
     return Definitions(
@@ -130,6 +138,12 @@ def _repository() -> _Part:
         checks=[hygiene_check()],
         schedules=[look_schedule(look), gc_schedule(garbage), doctor_schedule(doctor), scrub_schedule(scrub)],
     )
+
+
+def _keys() -> _Part:
+    """Where the settings name a key service, as those of an encrypted repository do."""
+    job = key_rotation_job()
+    return _Part(assets=[key_rotation_asset()], jobs=[job], schedules=[key_rotation_schedule(job)])
 
 
 def _migration(source: MigratedSource) -> _Part:

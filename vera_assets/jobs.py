@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from dagster import AssetCheckKey, AssetSelection, define_asset_job, in_process_executor
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from vera_assets.assets.key_rotation import KEYS_KEY
 from vera_assets.assets.scrub import SCRUB_KEY
 from vera_assets.assets.spec import ERASURE_REQUESTS, INVENTORY, REPACKED, REPOSITORY_GROUP, TOMBSTONES
 from vera_assets.assets.upkeep import DOCTOR_KEY, GARBAGE_KEY
@@ -96,6 +97,11 @@ def doctor_job() -> Job:
 def scrub_job() -> Job:
     """Proves a share of the archive."""
     return _upkeep("vera_scrub", SCRUB_KEY, "Proves a share of the archive, the longest unproved first.")
+
+
+def key_rotation_job() -> Job:
+    """Looks at what wraps the keys; rotates and rewraps in runs that may."""
+    return _upkeep("vera_key_rotation", KEYS_KEY, "Counts keys by what wraps them; with `execute` rotates and rewraps.")
 
 
 def _upkeep(name: str, key: AssetKey, description: str) -> Job:

@@ -15,6 +15,7 @@ from dagster import (
     schedule,
 )
 
+from vera_assets.assets.key_rotation import KEYS_STEP, ROTATE_DAYS
 from vera_assets.assets.upkeep import DOCTOR_STEP, GARBAGE_STEP, acting
 from vera_assets.jobs import TENANT_TAG, Job
 from vera_assets.partitions import partition_of
@@ -26,6 +27,7 @@ DEADLINES_AT = "37 * * * *"
 ERASE_AT = "7 * * * *"
 GC_AT = "47 3 * * *"
 SCRUB_AT = "17 4 * * *"
+ROTATE_AT = "27 6 * * 1"
 DOCTOR_AT = "17 3 * * *"
 LOOK_AT = "17 5 * * *"
 ARCHIVE_AT = "17 2 * * *"
@@ -125,4 +127,17 @@ def scrub_schedule(job: Job) -> ScheduleDefinition:
         cron_schedule=SCRUB_AT,
         execution_timezone="UTC",
         description=f"Reads and proves {PERCENT:g} % of the shards every night, the longest unproved first.",
+    )
+
+
+def key_rotation_schedule(job: Job) -> ScheduleDefinition:
+    """Rewraps every week what an old version of the KEK wraps, and makes a new one every year. Off at first."""
+    return ScheduleDefinition(
+        name="vera_key_rotation_weekly",
+        job=job,
+        cron_schedule=ROTATE_AT,
+        execution_timezone="UTC",
+        run_config=acting(KEYS_STEP),
+        description="Wraps every week the keys of an encrypted repository by the current version of the key encryption "
+        f"key, makes a new version when that one is {ROTATE_DAYS} days old, and drills restoring.",
     )
