@@ -6,7 +6,7 @@ rows of one uid. What is stored says which rows there are and in which order; th
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -17,28 +17,30 @@ import pyarrow.compute as pc
 
 from vera_core.source.blocks import BlockFile, blocks_of
 from vera_core.source.rows import RejectReason
-from vera_core.source.table import NAMED_SCHEMA, SCHEMA, class_ranks, groups, numbers
+from vera_core.source.table import NAMED_SCHEMA, REJECTED, SCHEMA, class_ranks, groups, numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from vera_core.source.base import Window
     from vera_core.source.manifest import Freezing, Manifest
     from vera_core.source.rows import RawBatch
 
 FEW_ROWS = 1 << 17
-"""The identities of so many stored rows are held, so that of a large window only these rows are sorted."""
+"""The names of so many stored rows are held, so that of a large window only their rows are sorted."""
 Mark = tuple[int, str]
-"""A row's group and identity: what is equal here and there."""
+"""A row's group, and its identity or its name."""
 
 
 def adopt(batches: Iterable[RawBatch], stored: Manifest, path: Path, *, by: Freezing) -> Manifest:
     """The manifest `stored` with its rows, which are written to the new file `path`; digest and row numbers stay.
 
-    `batches` are all rows that the source has of the window. Those that are not in `stored` are left out; in the place
-    of those that are not in `batches` any more, or changed in what they are known by, stand rows with the reason
-    `gone`, and names instead of uids.
+    `batches` are all rows that the source has of the window. Those that are not in `stored` are left out. In the place
+    of a row that is not in `batches` any more stands another one of its uid, slot and class that has no place: it
+    changed; else one with the reason `gone`, and its name instead of the uid.
 
     Raises:
         IntegrityError: `stored` is damaged.
@@ -47,7 +49,7 @@ def adopt(batches: Iterable[RawBatch], stored: Manifest, path: Path, *, by: Free
     """
     tables = by.tables(batches, stored.window)
     if stored.row_count <= FEW_ROWS:
-        tables = _chosen(tables, _identities(stored))
+        tables = _chosen(tables, "name", _names(stored))
     with by.sorted(tables) as sort, BlockFile(path, NAMED_SCHEMA) as file:
         ranks = class_ranks(sort.classes | _classes(stored))
         source = _Forward(sort.merged(), ranks)
@@ -61,7 +63,7 @@ def look_up(
 ) -> dict[str, tuple[str, str]]:
     """Uid and detail of those rows of `batches` that keyed manifests show with one of these places, by place."""
     found: dict[str, tuple[str, str]] = {}
-    for table in _chosen(by.tables(batches, window), pa.array(sorted(places), pa.string())):
+    for table in _chosen(by.tables(batches, window), "identity", pa.array(sorted(places), pa.string())):
         columns = [table.column(name).to_pylist() for name in ("identity", "uid", "detail")]
         found.update((place, (uid, detail)) for place, uid, detail in zip(*columns, strict=True))
     return found
@@ -109,22 +111,35 @@ def _windows(tables: Iterable[pa.Table], ranks: Mapping[str, int]) -> Iterator[p
 def _match(window: pa.Table, source: _Forward, ranks: Mapping[str, int]) -> pa.Table:
     """The source's rows in the places of the stored ones of `window`."""
     group = groups(window, ranks)
-    wanted: list[Mark] = list(zip(group.tolist(), window.column("place").to_pylist(), strict=True))
-    missing = Counter(wanted)
+    wanted = _marks(group, window.column("place"))
+    names = _marks(group, window.column("uid"))
+    missing, called = Counter(wanted), {name for name in names if name[0] < REJECTED}
     tables: list[pa.Table] = []
     found: list[Mark] = []
     for table in source.until(group[-1], numbers(window, "key")[-1]):
-        marks = list(zip(groups(table, ranks).tolist(), table.column("identity").to_pylist(), strict=True))
-        kept = [_taken(mark, missing) for mark in marks]
+        here = groups(table, ranks)
+        marks, uids = _marks(here, table.column("identity")), _marks(here, table.column("name"))
+        kept = [name in called or _taken(mark, missing) for mark, name in zip(marks, uids, strict=True)]
         tables.append(table.filter(pa.array(kept, pa.bool_())))
         found.extend(compress(marks, kept))
+    rows = pa.concat_tables(tables)
     if found == wanted:
-        return pa.concat_tables(tables)
-    places: dict[Mark, list[int]] = {}
-    for place in range(len(found) - 1, -1, -1):
-        places.setdefault(found[place], []).append(place)
-    order = [places[mark].pop() if places.get(mark) else len(found) + number for number, mark in enumerate(wanted)]
-    return pa.concat_tables([*tables, _gone(window)]).take(pa.array(order, pa.int64()))
+        return rows
+    places = _places(wanted, names, found=found, called=_marks(groups(rows, ranks), rows.column("name")))
+    order = [len(found) + number if place is None else place for number, place in enumerate(places)]
+    return pa.concat_tables([rows, _gone(window)]).take(pa.array(order, pa.int64()))
+
+
+def _places(
+    wanted: Sequence[Mark], names: Sequence[Mark], *, found: Sequence[Mark], called: Sequence[Mark]
+) -> list[int | None]:
+    """Where each stored row is among those that were found: the same one, else another of its name, else nowhere."""
+    same = _Places(enumerate(found))
+    places = [same.take(mark) for mark in wanted]
+    used = set(places)
+    left = ((place, name) for place, name in enumerate(called) if place not in used and name[0] < REJECTED)
+    changed = _Places(left)
+    return [changed.take(name) if place is None else place for place, name in zip(places, names, strict=True)]
 
 
 def _taken(mark: Mark, missing: Counter[Mark]) -> bool:
@@ -133,6 +148,23 @@ def _taken(mark: Mark, missing: Counter[Mark]) -> bool:
     if wanted:
         missing[mark] -= 1
     return wanted
+
+
+class _Places:
+    """Where rows with the same mark are, in order; each is taken once."""
+
+    def __init__(self, rows: Iterable[tuple[int, Mark]]) -> None:
+        self._places: dict[Mark, deque[int]] = {}
+        for place, mark in rows:
+            self._places.setdefault(mark, deque()).append(place)
+
+    def take(self, mark: Mark) -> int | None:
+        places = self._places.get(mark)
+        return places.popleft() if places else None
+
+
+def _marks(group: NDArray[np.uint64], column: pa.ChunkedArray) -> list[Mark]:
+    return list(zip(group.tolist(), column.to_pylist(), strict=True))
 
 
 def _gone(window: pa.Table) -> pa.Table:
@@ -144,14 +176,14 @@ def _gone(window: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([*columns, window.column("uid"), window.column("place")], schema=NAMED_SCHEMA)
 
 
-def _chosen(tables: Iterable[pa.Table], identities: pa.Array) -> Iterator[pa.Table]:
-    """The rows that have one of these identities."""
+def _chosen(tables: Iterable[pa.Table], column: str, values: pa.Array) -> Iterator[pa.Table]:
+    """The rows that have one of these values in a column."""
     for table in tables:
-        yield table.filter(pc.is_in(table.column("identity"), identities))
+        yield table.filter(pc.is_in(table.column(column), values))
 
 
-def _identities(stored: Manifest) -> pa.Array:
-    chunks = [chunk for table in stored.tables() for chunk in table.column("place").chunks]
+def _names(stored: Manifest) -> pa.Array:
+    chunks = [chunk for table in stored.tables() for chunk in table.column("uid").chunks]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
 
 

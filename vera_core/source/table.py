@@ -66,6 +66,8 @@ _DIGESTED: dict[str, np.dtype[Any]] = {
 }
 _TIE_BREAKERS = ("uid", "created_at", "late", "place", "size", "media_type", "metadata", "reject", "detail")
 EPOCH_ORDINAL = 719_163
+REJECTED = 1 << 63
+"""The least of the `groups` of rejected rows."""
 
 # Of the whole process. Arrow's own allocator keeps 60 MB for the 30 that freezing a window needs at a time.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -179,7 +181,7 @@ def groups(table: pa.Table, ranks: Mapping[str, int] | None = None) -> NDArray[n
     if not slot_day.null_count:
         return group
     rejected: NDArray[np.bool_] = slot_day.is_null().to_numpy(zero_copy_only=False)
-    group[rejected] = np.uint64(1 << 63) | low[rejected]
+    group[rejected] = np.uint64(REJECTED) | low[rejected]
     return group
 
 
