@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,10 +14,12 @@ from tests.protocol.test_repack import ONE_SLOT
 from vera_core.config import Encryption
 from vera_core.errors import NotFoundError, UnavailableError, UsageError
 from vera_core.keyspace import keyring_of
+from vera_core.model import Erasability, RetentionClass
 from vera_core.operations.disposals import DisposalDraft, run_disposal, submit_disposal
 from vera_core.operations.gc import execute_gc, plan_gc
 from vera_core.operations.hold import execute_hold
 from vera_core.operations.keyring_survey import survey_keyrings
+from vera_core.operations.optimize import execute_optimize, plan_optimize
 from vera_core.operations.retain import execute_retain
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -38,14 +40,15 @@ FILES = [File(f"doc/{number}", b"%d" % number * 9) for number in range(8)]
 class World:
     """A packed encrypted repository with a registered copy of its keys, and a clock of its own."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, *sources: MemorySource, **changes: Any) -> None:
         self.now = datetime(2026, 3, 2, tzinfo=UTC)
         self.store = MemoryStore(clock=lambda: self.now)
-        self.copy = copy_bucket()
+        self.copy = copy_bucket(clock=lambda: self.now)
         self.spool = spool
         encryption = Encryption(local_kek().kek, (f"s3://{self.copy.bucket}/spare",))
-        make_repository(self.store, spool, routing=ONE_SLOT, encryption=encryption)
-        pack(self.repo(), MemorySource(FILES))
+        make_repository(self.store, spool, routing=ONE_SLOT, encryption=encryption, **changes)
+        for source in sources:
+            pack(self.repo(), source)
 
     def repo(self, store: ObjectStore | None = None) -> Repository:
         """A new handle."""
@@ -81,7 +84,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+    return World(tmp_path, MemorySource(FILES))
 
 
 def test_a_keyring_is_there_as_long_as_its_shard(world: World) -> None:
@@ -144,3 +147,32 @@ def test_what_is_held_keeps_its_keys(world: World) -> None:
         submit_disposal(world.repo(), DRAFT)
     assert world.keyrings() == before
     assert Retriever(world.repo()).get("doc/4", DAY) == FILES[4].content
+
+
+def test_regulated_keyrings_are_locked_as_long_as_what_they_open(tmp_path: Path) -> None:
+    """Those of merged shards and of copies, too; what was replaced goes when its lock has ended, with its keyring."""
+    classes = (RetentionClass("std", 100, Erasability.REGULATED), RetentionClass("long", 3000))
+    sources = [MemorySource([file], name=f"source-{number}") for number, file in enumerate(FILES[:5])]
+    world = World(tmp_path, *sources, classes=classes)
+    repo = world.repo()
+    report = execute_optimize(repo, plan_optimize(repo, all_slots(repo)))
+    assert (report.replaced, report.shards) == (5, 1)
+    execute_retain(world.repo(), retain_order("doc/3"))
+
+    def assert_locked() -> None:
+        for shard in live_shards(world.repo()):
+            for place in world.repo().keyrings.places():
+                [info] = place.store.list_versions(place.keyring(shard))
+                lock = place.store.get_lock(info.key, info.version_id)
+                assert lock is not None
+                assert lock.until >= shard.lock.until - timedelta(seconds=2)
+
+    assert_locked()
+    world.now += timedelta(days=50)
+    world.collect()
+    assert [len(names) for names in world.keyrings()] == [7, 7]
+    world.now += timedelta(days=60)
+    assert world.collect().deleted == 5
+    assert world.keyrings() == world.wanted()
+    assert_locked()
+    assert [Retriever(world.repo()).get(file.uid, DAY) for file in FILES[:5]] == [file.content for file in FILES[:5]]
