@@ -90,7 +90,8 @@ def command(
     show ID: the certificate: which objects, with their SHA-256, why, who asked, who approved, and what was kept.
 
     From then on no reader finds these files, and no later run archives the rows again. Their bytes are deleted by
-    `vera gc`.
+    `vera gc`. In an encrypted repository nobody can read them any more: the keyrings of these objects are deleted
+    along with the disposal, in every place.
     """
     if (action in NAMELESS) != (request_id is None):
         raise UsageError(f"{action.value} takes {'no ID' if action in NAMELESS else 'the ID of a request'}")

@@ -63,6 +63,7 @@ def command(
     These are garbage (uploads that no record names, which crashes leave behind) and shards that a repack replaced. A
     version goes in two steps, so run this daily: first a record in the slot's log condemns it, and from then on no
     other can bring it back; when the grace period is over, its log is read once more, and it is deleted by VersionId.
+    The keyring of an encrypted shard is deleted with it, in every place; one without a shard goes by itself.
 
     Nothing is deleted whose lock has not ended, that is under a legal hold, or that a record still names as live; what
     was uploaded within a day may still be committed, and is left alone. What has to wait is listed with the time when
