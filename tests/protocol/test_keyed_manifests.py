@@ -26,12 +26,16 @@ from tests.protocol.packing import (
 from vera_core.errors import IntegrityError, NotFoundError, UnavailableError
 from vera_core.model import Lock, LockMode
 from vera_core.operations.accounted import named_rejects
+from vera_core.operations.due import Migration
 from vera_core.operations.epochs import set_epoch
 from vera_core.operations.freeze import freeze_window, load_frozen, with_rows
+from vera_core.operations.migrate import advance_watermark, migrate_window, pack_due, verify_packed
 from vera_core.operations.pack import freeze_rows, packed_window, plan_pack
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.verify import verify_window
 from vera_core.routing import Routing, RoutingEpoch
+from vera_core.source.database import connect
+from vera_core.source.state import MigrationState, WindowState
 from vera_core.store.chain import ChainedLog
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
@@ -211,6 +215,28 @@ def test_the_audit_of_an_error_names_no_file(repo: Repository, memory_store: Mem
     assert details[0] == {"kind": "unavailable", "where": {}}
     assert details[1]["kind"] == "integrity"
     assert details[1]["where"]["key"] == KEYS.manifest("default", "other", DAY, 1)
+
+
+def test_a_migration_names_rejects_where_the_business_looks(
+    repo: Repository, memory_store: MemoryStore, tmp_path: Path
+) -> None:
+    """Another worker verifies what one has packed; the verdict and its rejects lie in the business database."""
+    source = MemorySource([*some_files(30, prefix="telling"), File("telling-broken", fails="missing-file")])
+    (tmp_path / "business.db").touch()
+    state = MigrationState(connect(f"sqlite:///{tmp_path}/business.db", writable=True))
+    state.create()
+    migration = Migration(repo=repo, source=source, state=state, begin=DAY)
+    pack_due(migration, source.window())
+    other = replace(migration, repo=opened(memory_store, tmp_path))
+    report = verify_packed(other, source.window())
+    assert (report.verdict, report.pack.rejects) == (WindowState.REJECTS, {"missing-file": 1})
+    named = [(reject.uid, reject.reason) for _, reject in state.rejects(*migration.name, day=DAY)]
+    assert named == [("telling-broken", "missing-file")]
+    source.files[-1] = File("telling-broken", b"mended")
+    second = migrate_window(other, source.window(revision=2))
+    assert (second.verdict, second.pack.archived) == (WindowState.VERIFIED, 1)
+    assert advance_watermark(other).after > f"{DAY:%Y%m%d}"
+    assert b"telling" not in everything(memory_store)
 
 
 def test_uids_that_are_none_are_rejected_as_ever(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:

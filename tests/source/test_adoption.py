@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -27,7 +30,6 @@ from vera_core.source.rows import KEYED_PLACE, RawRow, batched, metadata_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from vera_core.source.rows import Row
 
@@ -270,6 +272,46 @@ def test_later_revisions_have_the_same_rows_either_way(tmp_path: Path, rows: lis
     assert found[0] == found[1]
     identities = identities_of(every(stored), stored, KEYED)
     assert sorted(identities) == sorted(KEYED.identities(facts_of(rows[:cut])))
+
+
+MEASURE = """
+import resource, sys
+from datetime import date
+from pathlib import Path
+import pandas
+from vera_core.keys.naming import KeyedNaming
+from vera_core.keys.tenant import TenantKey
+from vera_core.routing import Routing
+from vera_core.source.adoption import adopt
+from vera_core.source.base import Window
+from vera_core.source.manifest import Freezing, Manifest, freeze
+from vera_core.source.rows import RawRow, batched
+window = Window("s", "default", date(2026, 3, 1))
+def rows(count):
+    for n in range(count):
+        uid = f"{n * 2654435761 % 2**64:016x}-{n:08d}-abcdef"
+        yield RawRow(uid, window.first_micros + n * 43_000, "standard", f"file:/srv/{uid}", n)
+scratch, count = Path(sys.argv[1]), int(sys.argv[2])
+by = Freezing(Routing(), scratch, KeyedNaming(TenantKey.fresh(b"r" * 16, "default")))
+def adopted(name, count, more):
+    held = freeze(batched(rows(count)), scratch / name, window=window, by=by)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found = adopt(batched(rows(count + more)), Manifest.open(scratch / name), scratch / f"{name}-rows", by=by)
+    assert found.blocks == held.blocks
+    return before
+adopted("warm", 20_000, 0)
+before = adopted("m", count, count // 2)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_200_000_rows_are_adopted_out_of_300_000_in_bounded_memory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), "200000"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    before, after = map(int, done.stdout.split())
+    assert after - before < 60, (before, after)
 
 
 def test_rows_are_looked_up_by_what_is_stored_of_them(tmp_path: Path) -> None:
