@@ -28,7 +28,7 @@ demo: .venv/.synced ## Migrate real files through Dagster into an embedded S3, a
 dev: .venv/.synced ## Keep the demo running, with the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/python -m vera_assets.dev
 
-test: lint ## Lint, then run all tests (as root, or with sudo, it installs the servers that they need)
+test: lint .tools/promtool ## Lint, then run all tests (as root, or with sudo, it installs the servers that they need)
 	scripts/system-packages
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
@@ -63,6 +63,10 @@ clean: ## Remove everything that make made
 
 .venv/.fuzz: .venv/.synced
 	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --inexact --group fuzz --python $(PYTHON)
+	@touch $@
+
+.tools/promtool: scripts/promtool .tools/.installed
+	scripts/promtool
 	@touch $@
 
 .tools/.installed: scripts/uv.txt scripts/check-python

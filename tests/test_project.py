@@ -91,7 +91,7 @@ def test_make_lists_every_target() -> None:
     assert {"demo", "dev", "test", "lint", "bench", "fuzz", "clean", "help"} <= listed
 
 
-@pytest.mark.parametrize("script", [".ci/run", "scripts/check-python", "scripts/system-packages"])
+@pytest.mark.parametrize("script", [".ci/run", "scripts/check-python", "scripts/promtool", "scripts/system-packages"])
 def test_scripts_are_strict_bash_and_executable(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert read(script).startswith("#!/bin/bash\n")

@@ -6,9 +6,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from prometheus_client import start_http_server
 from rich.console import Console
 
 from vera_core.cli.output import day_words, say, show_figures, show_table
+from vera_core.errors import UsageError
+from vera_core.operations import metrics
 from vera_core.operations.report import size_text
 
 if TYPE_CHECKING:
@@ -30,6 +33,21 @@ def watch(look: Callable[[], Sequence[MigrationStatus]], every: float) -> None:
             show_status(status)
         sys.stdout.flush()
         time.sleep(every)
+
+
+def serve_metrics(place: str) -> None:
+    """Serves the process's metrics under HOST:PORT, at any path, until it ends.
+
+    Raises:
+        UsageError: it is no such place, or something listens there already.
+    """
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(f"{place!r} is no HOST:PORT", todo="Write it like 127.0.0.1:9464, or [::]:9464.")
+    try:
+        start_http_server(int(port), host.strip("[]"), registry=metrics.REGISTRY)
+    except OSError as error:
+        raise UsageError(f"metrics can't be served at {place}: {error.strerror}", todo="Name another port.") from error
 
 
 def show_status(status: MigrationStatus) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vera_core.errors import UnavailableError, UsageError, VeraError
 from vera_core.model import day_text
+from vera_core.operations import metrics
 from vera_core.operations.due import FINAL
 from vera_core.operations.leasing import first_free
 from vera_core.operations.pack import PackPlan, PackReport, freeze_rows, pack_window, packed_window
@@ -114,7 +115,7 @@ def pack_due(migration: Migration, window: Window, *, progress: Progress | None 
         VeraError: it could not be packed; recorded as failed where the database can be reached.
     """
     note_begun(migration, window)
-    with failure_recorded(migration, window):
+    with metrics.timed(migration, "pack"), failure_recorded(migration, window):
         pack = pack_window(migration.repo, migration.source, window, progress=progress)
     note_state(migration, replace(window, revision=pack.revision), WindowState.PACKED, pack.manifest)
     return pack
@@ -132,7 +133,7 @@ def verify_packed(migration: Migration, window: Window, *, pack: PackReport | No
     began = time.monotonic()
     migration.repo.writable_config()
     known = migration.state.window(window)
-    with failure_recorded(migration, window):
+    with metrics.timed(migration, "verify"), failure_recorded(migration, window):
         pack = pack or packed_window(migration.repo, window)
         verify = verify_window(migration.repo, migration.source, window)
     verdict = verdict_of(pack, verify)
@@ -164,10 +165,14 @@ def advance_watermark(migration: Migration) -> WatermarkReport:
         state.start_watermark(*migration.name, first)
     past_rejects = migration.on_rejects is OnRejects.ADVANCE
     before, after = state.advance(*migration.name, past_rejects=past_rejects)
+    open_windows = [record for record in state.windows(*migration.name, verdicts=False) if record.state not in FINAL]
+    failed = sum(record.state is WindowState.FAILED for record in open_windows)
+    days = max(0, (migration.end_day() - after.day).days)
+    metrics.note_lag(migration, after.day, due=days, failed=failed)
     return WatermarkReport(
         source=migration.source.name, tenant=migration.source.tenant, before=day_text(before.day),
         after=day_text(after.day), days=(after.day - before.day).days, held_by=_held_by(migration, after.day),
-        behind=max(0, (migration.end_day() - after.day).days),
+        behind=days,
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
@@ -205,12 +210,15 @@ def migrate(
                     if not _is_done(migration, window):
                         listener = held.listener(each(window))
                         reports.append(migrate_window(held.migration, window, progress=listener))
+                        metrics.count(migration, reports[-1])
                 except UnavailableError:
                     raise
                 except LeaseLostError:
+                    metrics.LEASES_LOST.labels(*migration.name).inc()
                     elsewhere.add(window.day)
                     break
                 except VeraError as error:
+                    metrics.ERRORS.labels(*migration.name, error.kind.name.lower()).inc()
                     failures.append(f"{day_text(window.day)}/{window.revision}: {error}")
         moved = advance_watermark(migration)
         watermark = replace(moved, before=watermark.before, days=watermark.days + moved.days)

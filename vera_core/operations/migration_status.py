@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vera_core.model import day_text, parse_time
+from vera_core.operations import metrics
 from vera_core.operations.due import FINAL, due_windows
 from vera_core.operations.report import Report, figure
 from vera_core.source.state import WindowState
@@ -80,6 +81,8 @@ def migration_status(migration: Migration) -> MigrationStatus:
     first = migration.first_day() if mark is None else mark.day
     per_hour = _days_per_hour(records)
     left = len({window.day for window in due})
+    if first is not None:
+        metrics.note_lag(migration, first, due=len(due), failed=states[WindowState.FAILED])
     now = migration.repo.clock.now()
     return MigrationStatus(
         ok=not states[WindowState.FAILED], source=migration.source.name, tenant=migration.source.tenant,

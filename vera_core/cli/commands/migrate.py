@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vera_core.cli.context import load_settings
-from vera_core.cli.migrating import show_status, watch
+from vera_core.cli.migrating import serve_metrics, show_status, watch
 from vera_core.cli.options import (
     AnyTenantOption,
     DryRunOption,
@@ -107,6 +107,10 @@ def command(
             "--every", metavar="SECONDS", min=1, help="How long to wait between two looks: 60, for --watch 2."
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there: 127.0.0.1:9464."),
+    ] = None,
     watching: Annotated[bool, typer.Option("--watch", help="With status: show it again and again.")] = False,
     on_rejects: Annotated[
         OnRejects | None,
@@ -147,6 +151,8 @@ def command(
     business database; they are made by --create-schema, or by whoever runs what --print-schema prints.
     """
     status, source = _asked(what or [])
+    if listen is not None:
+        serve_metrics(listen)
     if watching and (not status or as_json):
         raise UsageError("--watch is for status, and not with --json")
     chosen = load_settings(settings, repository=repository)
