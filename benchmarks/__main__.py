@@ -22,7 +22,8 @@ from benchmarks.plot import plot
 from benchmarks.report import rewrite
 from benchmarks.results import Growth, Results, load, save
 from benchmarks.tables import as_text, tables
-from benchmarks.world import World
+from benchmarks.world import Transit, World
+from tests.openbao import OpenBao
 from vera_core.store.embedded import EmbeddedS3
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 PARTS = ("json", "mixed", "blobs", "growth", "s3", "erase")
 MEMORY = "memory"
+KEY = "bench"
+"""The transit key of encrypted repositories."""
 SIZES = (((512, 640), 8), ((2000, 4000), 16), ((16_000, 24_000), 64), ((128_000, 192_000), 400))
 """Bytes of the files by which growth with size is measured, and the part of all files that are made of each."""
 
@@ -87,8 +90,11 @@ class Run:
     def _erase(self) -> Results:
         # Nine of ten slots' files would be left alone: a corpus with fewer says as much.
         corpus = record_corpus(self._directory / "erase", max(1, self._given.files // 5))
-        with EmbeddedS3(self._directory / "erase-s3") as server:
-            world = World(self._directory / "erase-work", server)
+        (self._directory / "erase-keys").mkdir()
+        with EmbeddedS3(self._directory / "erase-s3") as server, OpenBao(self._directory / "erase-keys") as bao:
+            bao.keys(key=KEY)
+            transit = Transit(bao.address, KEY, bao.root.token)
+            world = World(self._directory / "erase-work", server, transit)
             return replace(self.results, erasing=measure_erasing(world, corpus))
 
     def _memory(self) -> Results:

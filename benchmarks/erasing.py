@@ -21,13 +21,13 @@ from benchmarks.corpus import Corpus
 from benchmarks.packing import pack_s3
 from benchmarks.process import call
 from benchmarks.records import DAY
-from benchmarks.results import Erasing
-from benchmarks.world import BUCKET
+from benchmarks.results import Destroying, Erasing
+from benchmarks.world import BUCKET, Transit
 from vera_core.erasures import Target
 from vera_core.errors import ErasedError
 from vera_core.model import DEFAULT_TENANT, parse_time
 from vera_core.operations.erasures import Draft, submit
-from vera_core.operations.repository import Repository, Workplace
+from vera_core.operations.repository import Repository
 from vera_core.operations.retrieve import Retriever
 from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import Access, S3Options
@@ -45,35 +45,41 @@ COMMAND = ("erase", "--created-at", DAY.isoformat(), "--request-id", "one", "--r
 
 
 def measure_erasing(world: World, corpus: Corpus, *, bits: int = BITS) -> Erasing:
-    """Packs the corpus twice: into 2 ** `bits` slots, to erase ten files in each of up to 1,000; and into one shard."""
+    """Packs the corpus: into 2 ** `bits` slots, to erase ten files in each of up to 1,000; and into one shard.
+
+    Where the world has a key service the former is done for an encrypted repository, too.
+    """
     database = make_database(corpus)
-    _, prefix = pack_s3(world, corpus, database=database, n_bits=bits)
-    say("erase: many files of many slots")
-    before = world.server_seconds()
-    place = {"prefix": prefix, "access": asdict(world.access), "spool": world.directory / "spool"}
-    run = call(erase_many, {**place, "corpus": corpus.directory})
-    used = world.server_seconds() - before
+    many = erase_slots(world, corpus, database, bits, encrypt=False)
     packed, large = pack_s3(world, corpus, database=database)
     single, hidden = erase_one(world, corpus, large)
-    return Erasing(
-        **run.outcome,
-        seconds=run.seconds,
-        cpu_seconds=run.cpu_seconds,
-        server_cpu_seconds=used,
-        single_of=packed.files,
-        single_seconds=single,
-        hidden_seconds=hidden,
+    encrypted = (
+        Destroying(**erase_slots(world, corpus, database, bits, encrypt=True)) if world.transit.address else None
     )
+    return Erasing(**many, single_of=packed.files, single_seconds=single, hidden_seconds=hidden, encrypted=encrypted)
 
 
-def erase_many(meter: Meter, *, prefix: str, access: dict[str, str], spool: str, corpus: str) -> dict[str, Any]:
+def erase_slots(world: World, corpus: Corpus, database: Path, bits: int, *, encrypt: bool) -> dict[str, Any]:
+    """Packs into 2 ** `bits` slots and erases ten files in each of up to 1,000: the fields of `Destroying`."""
+    _, prefix = pack_s3(world, corpus, database=database, n_bits=bits, encrypt=encrypt)
+    say("erase: many files of many slots" + (", encrypted" if encrypt else ""))
+    before = world.server_seconds()
+    place = {"prefix": prefix, "access": asdict(world.access), "spool": world.directory / "spool"}
+    run = call(erase_many, {**place, "corpus": corpus.directory, "transit": asdict(world.transit)})
+    used = world.server_seconds() - before
+    return {**run.outcome, "seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "server_cpu_seconds": used}
+
+
+def erase_many(
+    meter: Meter, *, prefix: str, access: dict[str, str], spool: str, corpus: str, transit: dict[str, str]
+) -> dict[str, Any]:
     """Erases, in a measured process; the outcome says how many files of how many slots.
 
     Raises:
-        RuntimeError: some file was not erased.
+        RuntimeError: some file was not erased, or its key not destroyed.
     """
     store = S3Store(BUCKET, options=S3Options(access=Access(**access)))
-    repo = Repository(store, prefix, Workplace(actor="benchmark", spool=Path(spool)))
+    repo = Repository(store, prefix, Transit(**transit).workplace(Path(spool)))
     slots = defaultdict(list)
     for item in Corpus.load(Path(corpus)).items():
         slots[repo.config.routing.slot(DEFAULT_TENANT, item.uid, DAY)].append(item.uid)
@@ -81,8 +87,8 @@ def erase_many(meter: Meter, *, prefix: str, access: dict[str, str], spool: str,
     targets = tuple(Target(uid, MIDNIGHT) for uids in chosen for uid in uids[:FILES_OF_EACH])
     with meter:
         report = submit(repo, Draft(tenant=DEFAULT_TENANT, id="many", reason="benchmark", targets=targets))
-    if report.erased != len(targets):
-        raise RuntimeError(f"{len(targets) - report.erased} files were not erased")
+    if report.erased != len(targets) or (repo.config.encryption is not None and report.destroyed != len(targets)):
+        raise RuntimeError(f"of {len(targets)} files {report.erased} were erased, and {report.destroyed} destroyed")
     return {"files": report.erased, "slots": len(chosen)}
 
 

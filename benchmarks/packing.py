@@ -22,10 +22,10 @@ from benchmarks.process import call
 from benchmarks.reading import measure_reads
 from benchmarks.records import SMALL_SIZES
 from benchmarks.results import Memory, OnS3, Packed
-from benchmarks.world import BUCKET, terms
+from benchmarks.world import BUCKET, Transit, terms
 from vera_core.operations import migrate as _migrate  # noqa: F401 - what a real process has loaded by then
 from vera_core.operations.pack import pack_window
-from vera_core.operations.repository import Repository, Workplace
+from vera_core.operations.repository import Repository
 from vera_core.source.directory import DirectorySource, Packing
 from vera_core.store.s3 import S3Store
 from vera_core.store.s3_connect import Access, S3Options
@@ -49,7 +49,7 @@ SINGLE, IN_FLIGHT = 2000, 16
 class Job:
     """Packs the corpus below `root`: as the rows of `database`, or as a directory where that is "".
 
-    `profile`: where to write a profile of the main thread, or "".
+    `profile`: where to write a profile of the main thread, or "". `transit`: that of the world.
     """
 
     prefix: str
@@ -58,6 +58,7 @@ class Job:
     root: str
     database: str
     profile: str
+    transit: dict[str, str]
 
 
 def measure_s3(world: World, corpus: Corpus, *, profile: str = "") -> OnS3:
@@ -89,11 +90,17 @@ def measure_memory(world: World, files: int) -> Memory:
 
 
 def pack_s3(
-    world: World, corpus: Corpus, *, database: Path | None = None, profile: str = "", n_bits: int = 0
+    world: World,
+    corpus: Corpus,
+    *,
+    database: Path | None = None,
+    profile: str = "",
+    n_bits: int = 0,
+    encrypt: bool = False,
 ) -> tuple[Packed, str]:
     """Packs the corpus into a fresh repository with 2 ** `n_bits` slots a day; returns its prefix, too."""
     say(f"s3: packing {corpus.files:,} files from a {'directory' if database is None else 'database'}")
-    prefix = world.repository(n_bits)
+    prefix = world.repository(n_bits, encrypt=encrypt)
     before = world.server_seconds()
     job = Job(
         prefix=prefix,
@@ -102,6 +109,7 @@ def pack_s3(
         root=str(corpus.root),
         database=str(database or ""),
         profile=profile,
+        transit=asdict(world.transit),
     )
     run = call(pack_one_day, {"job": asdict(job)}, watch=True)
     used = world.server_seconds() - before
@@ -127,7 +135,7 @@ def pack_one_day(meter: Meter, *, job: dict[str, Any]) -> dict[str, Any]:
     todo = Job(**job)
     spool = Path(todo.spool)
     store = S3Store(BUCKET, options=S3Options(access=Access(**todo.access)))
-    repo = Repository(store, todo.prefix, Workplace(actor="benchmark", spool=spool))
+    repo = Repository(store, todo.prefix, Transit(**todo.transit).workplace(spool))
     source: Source
     if todo.database:
         source = database_source(terms(repo), Path(todo.root), Path(todo.database))

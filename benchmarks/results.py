@@ -124,10 +124,22 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Destroying:
+    """Erasing files of many slots of an encrypted repository by one request, until their keys are destroyed."""
+
+    files: int
+    slots: int
+    seconds: float
+    cpu_seconds: float
+    server_cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Erasing:
     """Erasing files of many slots by one request; then one file of a shard of `single_of` by the command line.
 
-    `hidden_seconds` is how long after the command's end a reader that had read the file learned of it.
+    `hidden_seconds` is how long after the command's end a reader that had read the file learned of it; `encrypted`
+    tells of the same request in an encrypted repository.
     """
 
     files: int
@@ -138,6 +150,7 @@ class Erasing:
     single_of: int
     single_seconds: float
     hidden_seconds: float
+    encrypted: Destroying | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

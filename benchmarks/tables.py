@@ -10,7 +10,18 @@ from benchmarks.targets import MIB, targets
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.results import Comparison, Entrant, Erasing, Growth, Machine, Memory, OnS3, Packed, Results
+    from benchmarks.results import (
+        Comparison,
+        Destroying,
+        Entrant,
+        Erasing,
+        Growth,
+        Machine,
+        Memory,
+        OnS3,
+        Packed,
+        Results,
+    )
 
 CORPORA = {
     "json": "JSON records",
@@ -238,8 +249,18 @@ def _erasing(erasing: Erasing) -> Table:
         ("  CPU of the S3 server for each slot", f"{erasing.server_cpu_seconds / erasing.slots * 1000:.1f} ms"),
         (f"one file of a shard of {erasing.single_of:,} by `vera erase`", f"{erasing.single_seconds:.2f} s"),
         ("  until a reader that knew it learns of it", f"{erasing.hidden_seconds:.1f} s more"),
+        *([] if erasing.encrypted is None else _destroying(erasing.encrypted)),
     ]
     return Table("Erasing on the embedded S3", ("", "value"), rows, prose=True)
+
+
+def _destroying(found: Destroying) -> list[tuple[str, str]]:
+    return [
+        (f"{found.files:,} files of {found.slots:,} slots, encrypted, keys destroyed", f"{found.seconds:.1f} s"),
+        ("  for each slot", f"{found.seconds / found.slots * 1000:.1f} ms"),
+        ("  CPU of VERA for each slot", f"{found.cpu_seconds / found.slots * 1000:.1f} ms"),
+        ("  CPU of the S3 server for each slot", f"{found.server_cpu_seconds / found.slots * 1000:.1f} ms"),
+    ]
 
 
 def _cold(reads: int, read_bytes: int) -> tuple[str, str]:

@@ -128,6 +128,10 @@ def _erasing(erasing: Erasing) -> Iterator[Target]:
     if erasing.files >= ERASED:
         what = f"erase: {erasing.files:,} files of {erasing.slots:,} slots"
         yield Target(what, "below 60 s", f"{erasing.seconds:.1f} s", erasing.seconds < 60)
+    keys = erasing.encrypted
+    if keys is not None and keys.files >= ERASED:
+        what = f"erase: {keys.files:,} files of {keys.slots:,} slots, until their keys are destroyed"
+        yield Target(what, "below 60 s", f"{keys.seconds:.1f} s", keys.seconds < 60)
     what = f"erase: one file of a shard of {erasing.single_of:,}, by the command"
     yield Target(what, "below 2 s", f"{erasing.single_seconds:.2f} s", erasing.single_seconds < 2)
     hidden = erasing.hidden_seconds

@@ -1,4 +1,4 @@
-"""Where S3 is measured: the embedded server, and fresh repositories in one bucket."""
+"""Where S3 is measured: the embedded server, fresh repositories in one bucket, and the keys of encrypted ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from vera_core.keys.transit import TransitKeys, TransitOptions
 from vera_core.model import LockMode, RetentionClass
 from vera_core.operations.initialise import InitOptions, init
 from vera_core.operations.repository import Repository, Workplace
@@ -18,18 +19,39 @@ from vera_core.store.s3_connect import Access, S3Options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vera_core.keys.service import KeyService
     from vera_core.store.embedded import EmbeddedS3
 
 BUCKET = "vera-bench"
 CLASS = RetentionClass("std", 365)
 
 
+@dataclass(frozen=True, slots=True)
+class Transit:
+    """A transit key of an OpenBao, as processes are told of it; without an address there is none."""
+
+    address: str = ""
+    key: str = ""
+    token: str = ""
+
+    def workplace(self, spool: Path) -> Workplace:
+        """The actor and spool of a process, and the key service if there is one."""
+        return Workplace("benchmark", spool, key_service=self._open if self.address else None)
+
+    def _open(self) -> KeyService:
+        return TransitKeys(TransitOptions(address=self.address, key=self.key), token=lambda: self.token)
+
+
 @dataclass(slots=True)
 class World:
-    """A started server; `directory` is its and ours, and is removed by whoever made it."""
+    """A started server; `directory` is its and ours, and is removed by whoever made it.
+
+    `transit` wraps the keys of encrypted repositories.
+    """
 
     directory: Path
     server: EmbeddedS3
+    transit: Transit = Transit()
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def store(self) -> S3Store:
@@ -47,17 +69,19 @@ class World:
             secret=variables["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def repository(self, n_bits: int = 0) -> str:
+    def repository(self, n_bits: int = 0, *, encrypt: bool = False) -> str:
         """Makes a fresh repository with 2 ** `n_bits` slots a day and returns its prefix."""
         prefix = f"bench-{next(self._numbers)}"
-        options = InitOptions(lock_mode=LockMode.GOVERNANCE, classes=(CLASS,), default_class=CLASS.name, n_bits=n_bits)
+        options = InitOptions(
+            lock_mode=LockMode.GOVERNANCE, classes=(CLASS,), default_class=CLASS.name, n_bits=n_bits, encrypt=encrypt
+        )
         init(self.store(), prefix, options, self.workplace)
         return prefix
 
     @property
     def workplace(self) -> Workplace:
-        """The actor and spool of this process."""
-        return Workplace(actor="benchmark", spool=self.directory / "spool")
+        """Those of this process."""
+        return self.transit.workplace(self.directory / "spool")
 
     def open(self, prefix: str) -> Repository:
         """A new handle of a repository."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -14,17 +15,18 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.business import make_database
 from benchmarks.corpora import record_corpus
-from benchmarks.erasing import erase_many, erase_one
+from benchmarks.erasing import erase_many, erase_one, erase_slots
 from benchmarks.growth import grow
 from benchmarks.packing import pack_s3
 from benchmarks.peers import PEERS
 from benchmarks.process import Meter
 from benchmarks.reading import measure_reads
 from benchmarks.report import rewrite
-from benchmarks.results import Comparison, Entrant, Erasing, Lookups, Machine, Results, load, save
+from benchmarks.results import Comparison, Destroying, Entrant, Erasing, Lookups, Machine, Results, load, save
 from benchmarks.tables import tables
 from benchmarks.targets import targets
-from benchmarks.world import World
+from benchmarks.world import Transit, World
+from tests.openbao import OpenBao
 
 if TYPE_CHECKING:
     from vera_core.store.embedded import EmbeddedS3
@@ -127,6 +129,7 @@ def test_packing_to_s3_reading_from_it_and_erasing_are_measured(tmp_path: Path, 
     assert reads.warm == ["get_range"]
     assert 1 < len(reads.cold) <= 5
     place = {"prefix": prefix, "access": asdict(world.access), "spool": str(tmp_path), "corpus": str(corpus.directory)}
+    place["transit"] = asdict(world.transit)
     assert erase_many(Meter(), **place) == {"files": 10, "slots": 1}  # type: ignore[arg-type]
     took, hidden = erase_one(world, corpus, prefix)
     assert took > 0
@@ -146,6 +149,19 @@ def test_erasing_has_targets() -> None:
     slow = replace(it, seconds=60.0, single_seconds=2.0, hidden_seconds=5.1)
     assert [target.met for target in targets(shown(slow))] == [False] * 3
     assert len(tables(shown(it))["erase"][0].rows) == 6
+    keys = Destroying(files=10_000, slots=1000, seconds=61.0, cpu_seconds=30.0, server_cpu_seconds=20.0)
+    assert [target.met for target in targets(shown(replace(it, encrypted=keys)))] == [True, False, True, True]
+    assert len(tables(shown(replace(it, encrypted=keys)))["erase"][0].rows) == 10
+
+
+def test_destroying_keys_is_measured(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
+    (tmp_path / "bao").mkdir()
+    with OpenBao(tmp_path / "bao") as bao:
+        bao.keys(key="bench")
+        world = World(tmp_path, embedded_s3, Transit(bao.address, "bench", bao.root.token), count(100))
+        corpus = record_corpus(tmp_path / "it", 200)
+        found = erase_slots(world, corpus, make_database(corpus), 2, encrypt=True)
+    assert (found["files"], found["slots"]) == (40, 4)
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
