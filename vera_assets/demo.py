@@ -29,6 +29,7 @@ from vera_core.operations.opening import open_repository
 from vera_core.operations.report import size_text
 from vera_core.operations.retrieve import Retriever
 from vera_core.settings import Settings
+from vera_core.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vera_core.operations.repository import Repository
 
 HOME = Path(".demo")
+KEYS_BUCKET = "vera-demo-keys"
 COMPARED = 1000
 """Files that are read back one by one and compared with the originals, before and after the attack."""
 
@@ -115,8 +117,16 @@ def _make_repository(tell: Narrator, world: World) -> None:
     tell.title(
         "A repository, after the store was tried out",
         "Racing writers, deletions of locked versions, shortened locks: a store that gives way is refused.",
+        "Every file gets a key of its own; what wraps the keys is in a file here, in OpenBao or Vault elsewhere.",
     )
-    tell.command(world, "init", REPOSITORY, "--lock-mode", "GOVERNANCE", "--retain", "7y")
+    keys = ("--encrypt", "--keys-file", str(world.keys_file))
+    tell.command(world, "init", REPOSITORY, "--lock-mode", "GOVERNANCE", "--retain", "7y", *keys)
+    S3Store(KEYS_BUCKET).create_bucket()
+    tell.lines(
+        "A file is erased by destroying its key, so keys can't be locked as files are. A copy of them in another",
+        "bucket, which packing and erasing keep up to date, is for the day on which somebody destroys them:",
+    )
+    tell.command(world, "keys", "copies", "add", f"s3://{KEYS_BUCKET}/archive")
     tell.lines("VERA keeps its watermark in tables of its own in the business database; nobody makes them silently:")
     tell.command(world, "migrate", SOURCE, "--create-schema")
 
@@ -185,13 +195,15 @@ def _erase(tell: Narrator, world: World, repo: Repository, document: Document) -
     tell.title(
         "A person asks to be forgotten",
         "The file is out of sight at once, for every reader and for good. Its bytes lie in a locked object that nobody",
-        "can change: they stay there, hidden, until its lock ends.",
+        "can change, among thousands of others: they stay there, but their key is destroyed, and nobody can open them.",
     )
     when = ("--created-at", document.created_at.isoformat())
     tell.command(
         world, "erase", document.uid, *when, "--request-id", "art17-2026-1", "--reason", "GDPR Art. 17(1)(b)"
     )  # fmt: skip
     _gone(tell, repo, document)
+    tell.lines("What was destroyed, and where; --verify looks at every version of every keyring again:")
+    tell.command(world, "erasures", "certificate", "art17-2026-1", "--verify")
 
 
 def _gone(tell: Narrator, repo: Repository, document: Document) -> None:
@@ -209,12 +221,16 @@ def _attack(tell: Narrator, world: World, repo: Repository, chosen: Sequence[Doc
         "An attack with full rights on the bucket",
         "Every object is overwritten by a plain PUT, then deleted; then each version's deletion is tried.",
         "Object Lock lets the first two pass: they make new versions and hide the old ones from readers by name.",
+        "Keyrings are not locked: each version of them is deleted.",
     )
     done = attack(repo)
     tell.lines(
         f"{done.overwritten:,} objects overwritten, {done.deleted:,} deleted; "
-        f"of {done.versions:,} versions that count {done.refused:,} refused to go, {done.removed:,} went"
+        f"of {done.versions:,} versions that count {done.refused:,} refused to go, {done.removed:,} went",
+        f"{done.keyrings:,} keyrings went, without which nothing can be read. They come back from their copy, but none",
+        "that could open what was erased:",
     )
+    tell.command(world, "keys", "restore")
     _compare(tell, open_repository(Settings.load()), chosen)
     tell.lines("The doctor clears away what the attacker left over the records:")
     tell.command(world, "doctor")

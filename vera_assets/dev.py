@@ -64,7 +64,8 @@ def dev(home: Path = HOME, *, port: int = PORT, limit: int | None = None) -> Non
     say("Starting the business, the S3 server and the repository; this takes half a minute.")
     sys.stdout.flush()
     with new_world(home, limit=limit) as world:
-        world.vera("init", REPOSITORY, "--lock-mode", "GOVERNANCE", "--retain", "7y")
+        keys = ("--encrypt", "--keys-file", str(world.keys_file))
+        world.vera("init", REPOSITORY, "--lock-mode", "GOVERNANCE", "--retain", "7y", *keys)
         world.vera("migrate", SOURCE, "--create-schema")
         environment = _write_environment(world)
         with _dagster(world, port) as running:

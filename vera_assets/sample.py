@@ -17,6 +17,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vera_core.config import DEFAULT_INLINE_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -74,13 +76,16 @@ def installed_roots() -> list[Path]:
 
 
 def installed_files() -> Iterator[tuple[str, Path]]:
-    """(uid, path) of each file of this Python's standard library and packages, in a stable order; no links."""
+    """(uid, path) of each file of this Python's standard library and packages, in a stable order; no links.
+
+    Without the few that are larger than what an encrypted repository takes.
+    """
     for name, root in zip(("stdlib", "packages"), installed_roots(), strict=True):
         for folder, below, files in os.walk(root):
             below[:] = sorted(set(below) - SKIPPED)
             for file in sorted(files):
                 path = Path(folder) / file
-                if path.is_file() and not path.is_symlink():
+                if path.is_file() and not path.is_symlink() and path.stat().st_size <= DEFAULT_INLINE_LIMIT:
                     yield f"{name}/{path.relative_to(root).as_posix()}", path
 
 

@@ -30,6 +30,10 @@ SETTINGS = """\
 repository = "{repository}"
 spool = "{root}/spool"
 
+[keys]
+service = "local"
+file = "{root}/keys.json"
+
 [sources.{source}]
 url = "sqlite:///{root}/business.sqlite"
 table = "documents"
@@ -56,6 +60,11 @@ class World:
     def settings(self) -> Path:
         """The settings file."""
         return self.root / "vera.toml"
+
+    @property
+    def keys_file(self) -> Path:
+        """Where the key encryption key is; `vera init --encrypt --keys-file` makes it."""
+        return self.root / "keys.json"
 
     def vera(self, *arguments: str) -> str:
         """Runs the `vera` command and returns what it printed.

@@ -65,7 +65,8 @@ def test_the_demo(tmp_path: Path) -> None:
         "before and after the attack"
     )
     assert shown.count("the file was erased") == 2, "before and after the attack, too"
-    assert "hidden" in shown
+    assert shown.count("gives a key of these files: passed") == 1
+    assert re.search(r"put back +4 objects", shown), "a keyring a day and the key of the tenant, from the copy"
     assert re.search(r"(\d+) checks passed.*\n.*\1 checks passed.*\n.*\1 checks passed", shown)
     attacked = re.search(r"of ([\d,]+) versions that count ([\d,]+) refused to go, ([\d,]+) went", shown)
     assert attacked
