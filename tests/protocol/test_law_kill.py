@@ -14,7 +14,7 @@ import pytest
 
 from tests.protocol.erasing import draft
 from tests.protocol.law import LATER, held_shards, held_uids, shards_of
-from tests.protocol.packing import DAY, File, MemorySource, make_repository, opened, pack, some_files
+from tests.protocol.packing import DAY, File, MemorySource, make_encrypted, make_repository, opened, pack, some_files
 from tests.protocol.worker import Worker, rule
 from vera_core.model import format_time
 from vera_core.operations.doctor import plan_doctor
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vera_core.store.embedded import EmbeddedS3
 
 POINTS = {
+    "keyring": ("put", "*.keys"),
     "record": ("put", "*/log/*"),
     "lock": ("set_lock", "*.vera"),
     "legal hold": ("set_hold", "*.vera"),
@@ -45,6 +46,14 @@ KILLS = [
     ("retain", "lock", Action.KILL_AFTER),
 ]
 """Requests between which a process dies; in memory test_hold.py and test_retain.py try all of them."""
+SEALED_KILLS = [
+    ("hold", "record", Action.KILL_AFTER),
+    ("retain", "keyring", Action.KILL_AFTER),
+    ("retain", "record", Action.KILL_AFTER),
+    ("retain", "lock", Action.KILL_AFTER),
+]
+"""In an encrypted repository."""
+ALL_KILLS = [*((False, *kill) for kill in KILLS), *((True, *kill) for kill in SEALED_KILLS)]
 
 
 class Archive(NamedTuple):
@@ -56,27 +65,33 @@ class Archive(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def archive(embedded_s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    store = S3Store(f"kill-{uuid.uuid4().hex[:12]}")
-    store.create_bucket()
-    spool = tmp_path_factory.mktemp("spool")
-    files = some_files(len(KILLS) + 1)
-    pack(make_repository(store, spool, part_rows=1), MemorySource(files))
-    return Archive(store, spool, files)
+def archives(embedded_s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Archive]:
+    """An unencrypted and an encrypted one."""
+    found = {}
+    for encrypted, make in ((False, make_repository), (True, make_encrypted)):
+        store = S3Store(f"kill-{uuid.uuid4().hex[:12]}")
+        store.create_bucket()
+        spool = tmp_path_factory.mktemp("spool")
+        files = some_files(len(KILLS) + 1)
+        pack(make(store, spool, part_rows=1), MemorySource(files))
+        found[encrypted] = Archive(store, spool, files)
+    return found
 
 
 @pytest.fixture(scope="module")
-def worker(embedded_s3: EmbeddedS3) -> Iterator[Worker]:
+def worker(archives: object) -> Iterator[Worker]:
+    """After the archives: it inherits the name of their KEK's file."""
     with closing(Worker()) as made:
         yield made
 
 
-@pytest.mark.parametrize(("verb", "point", "action"), KILLS)
+@pytest.mark.parametrize("kill", ALL_KILLS, ids=lambda kill: "-".join(map(str, kill)))
 def test_whoever_is_killed_leaves_it_whole_or_not_there(
-    archive: Archive, worker: Worker, verb: str, point: str, action: Action
+    archives: dict[bool, Archive], worker: Worker, kill: tuple[bool, str, str, Action]
 ) -> None:
+    encrypted, verb, point, action = kill
+    archive, number = archives[encrypted], ALL_KILLS.index(kill) % len(KILLS)
     store, spool = archive.store, archive.spool
-    number = KILLS.index((verb, point, action))
     file, case = archive.files[number], f"case-{number}"
     job = {
         "bucket": store.bucket, "spool": str(spool), "verb": "retain" if verb == "retain" else "hold",
@@ -99,12 +114,17 @@ def test_whoever_is_killed_leaves_it_whole_or_not_there(
     if verb == "retain":
         assert Retriever(opened(store, spool)).stat(file.uid, DAY).lock_until == LATER
     else:
-        assert held_uids(store, spool, case) == (set() if verb == "release" else {file.uid})
+        name = opened(store, spool).naming("default").name(file.uid)
+        assert held_uids(store, spool, case) == (set() if verb == "release" else {name})
         if verb == "hold":
             assert shards_of(store, spool, file.uid) <= held_shards(store)
 
 
-def test_after_all_of_that_each_file_is_there_once_and_nothing_is_left_to_mend(archive: Archive) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_after_all_of_that_each_file_is_there_once_and_nothing_is_left_to_mend(
+    archives: dict[bool, Archive], encrypted: bool
+) -> None:
+    archive = archives[encrypted]
     store, spool = archive.store, archive.spool
     reader = Retriever(opened(store, spool))
     assert sorted(report.uid for report in reader.list_day(DAY)) == sorted(file.uid for file in archive.files)
