@@ -33,6 +33,10 @@ from vera_core.operations.erasures import Draft, approve, decline, run_due, subm
 from vera_core.operations.gc import execute_gc, plan_gc
 from vera_core.operations.hold import HoldOrder, execute_hold
 from vera_core.operations.inventory import write_inventory
+from vera_core.operations.key_census import take_census
+from vera_core.operations.key_copies import add_copy
+from vera_core.operations.key_drill import drill
+from vera_core.operations.key_restore import execute_restore, plan_restore
 from vera_core.operations.key_survey import survey_keys
 from vera_core.operations.migrate import migrate_window, verify_packed
 from vera_core.operations.optimize import execute_optimize, plan_optimize
@@ -40,6 +44,7 @@ from vera_core.operations.readmit import Readmission, readmit
 from vera_core.operations.repack import execute_repack, plan_repack
 from vera_core.operations.retain import RetainOrder, execute_retain
 from vera_core.operations.retrieve import Retriever
+from vera_core.operations.rewrap import execute_rewrap, rotate
 from vera_core.operations.scrub import execute_scrub
 from vera_core.operations.scrub_plan import plan_scrub
 from vera_core.operations.verify import verify_slots
@@ -68,7 +73,7 @@ class Life:
         self.clock = Clock()
         self.clock.moment = datetime(2026, 3, 5, tzinfo=UTC)
         self.store = MemoryStore(clock=self.clock)
-        self.copy = copy_bucket(clock=self.clock)
+        self.copy, self.spare = copy_bucket(clock=self.clock), copy_bucket(clock=self.clock)
         self.spool = spool
         encryption = Encryption(local_kek().kek, (f"s3://{self.copy.bucket}/safe",)) if encrypted else None
         make_repository(self.store, spool, classes=CLASSES, encryption=encryption, erasure_approval=True)
@@ -165,6 +170,17 @@ class Life:
         execute_optimize(repo, plan_optimize(repo, all_slots(repo)))
         write_inventory(self.repo(), "default", DAY)
 
+    def rotate(self) -> None:
+        """What is done with the keys: rotation, drill, a copy more and one less, and what a copy gives back."""
+        add_copy(self.repo(), f"s3://{self.spare.bucket}/spare")
+        rotate(self.repo())
+        execute_rewrap(self.repo(), take_census(self.repo()))
+        for shard in live_shards(self.repo())[:2]:
+            self.store.delete(self.repo().keyrings.key_of(shard))
+        assert execute_restore(self.repo(), plan_restore(self.repo())).ok
+        repo = self.repo()
+        assert drill(repo, percent=100).ok
+
     def look(self) -> None:
         """What only looks, on a damaged shard too: findings go to audit and proofs."""
         self.clock.moment += timedelta(days=2)
@@ -201,10 +217,11 @@ def told(found: Sequence[Found]) -> set[tuple[str, str]]:
 
 def test_nothing_is_told_of_any_file_in_a_long_life(tmp_path: Path) -> None:
     life = Life(tmp_path, encrypted=True)
-    for step in (life.archive, life.erase, life.hold_and_retain, life.rewrite, life.look, life.end):
+    for step in (life.archive, life.erase, life.hold_and_retain, life.rotate, life.rewrite, life.look, life.end):
         step()
         assert survey_keys(life.repo(), "default", DAY).ok
-        found = search(life.store, needles(life.files)) + search(life.copy, needles(life.files))
+        wanted = needles(life.files)
+        found = [item for store in (life.store, life.copy, life.spare) for item in search(store, wanted)]
         assert not found, (step.__name__, told(found), found[:5])
     kinds = {KEYS.parse(info.key).kind for info in life.store.list_versions("")}
     assert kinds >= {
