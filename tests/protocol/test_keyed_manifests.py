@@ -109,6 +109,18 @@ def test_another_worker_packs_what_was_frozen(repo: Repository, memory_store: Me
     assert_archived(memory_store, tmp_path, source)
 
 
+@pytest.mark.parametrize("limit", [{"shard_bytes": 1}, {"part_rows": 1}])
+def test_a_row_that_is_gone_parts_no_rows_of_its_uid(
+    memory_store: MemoryStore, tmp_path: Path, limit: dict[str, int]
+) -> None:
+    """Else the one behind it would not be seen to equal the one before it."""
+    repo = make_encrypted(memory_store, tmp_path, **limit)
+    files = [File("u", b"one"), File("u", b"two"), File("u", b"one")]
+    freeze_rows(repo, MemorySource(files), MemorySource(files).window())
+    report = pack(opened(memory_store, tmp_path), MemorySource(without(files, 1)))
+    assert (report.archived, report.equal, report.rejects) == (1, 1, GONE)
+
+
 def test_rows_that_were_gone_come_again(repo: Repository, memory_store: MemoryStore, tmp_path: Path) -> None:
     files = some_files(20)
     freeze_rows(repo, MemorySource(files), MemorySource(files).window())

@@ -135,7 +135,7 @@ class _Filling:
     stored_bytes: int = 0
     last: tuple[object, ...] = ()
     """The facts of the row archived last."""
-    last_uid: str = ""
+    last_name: str = ""
 
     def take(self, loaded: Loaded, judge: Judge) -> bool:
         """Takes rows into the part; True once it is full."""
@@ -173,8 +173,8 @@ class _Filling:
         stored[list(verdicts)] = 0
         before = self.stored_bytes + np.cumsum(stored) - stored
         place = int(np.searchsorted(before, self.limits.shard_bytes))
-        uids = loaded.rows.uids
-        while place < len(loaded) and uids[place] == (uids[place - 1] if place else self.last_uid):
+        names = loaded.rows.names
+        while place < len(loaded) and names[place] == (names[place - 1] if place else self.last_name):
             place += 1
         return place
 
@@ -183,7 +183,7 @@ class _Filling:
         rows, digests = loaded.rows, loaded.encoded.facts["digest"]
         keys = np.array(rows.keys, np.uint64)
         last = len(loaded) - 1
-        if rows.uids[0] == self.last_uid or bool((keys[1:] == keys[:-1]).any()):
+        if rows.names[0] == self.last_name or bool((keys[1:] == keys[:-1]).any()):
             for place in range(len(loaded)):
                 if place not in verdicts and place not in loaded.special:
                     facts = _facts(rows, place, digests[place].tobytes())
@@ -226,7 +226,7 @@ class _Filling:
             if len(part.keys) <= FILTER_ENTRIES:
                 part.keys += keys
         part.end = rows.first + end
-        self.last_uid = rows.uids[end - 1]
+        self.last_name = rows.names[end - 1]
 
     def _opened(self) -> ShardWriter:
         """The shard of the part's ordinary files, begun with the first of them."""
@@ -239,7 +239,7 @@ class _Filling:
         """Streams a file into the shard; a source that gives other bytes than it said makes a reject."""
         row, content = loaded.rows.row(place), loaded.special[place]
         assert isinstance(content, BigContent)
-        self.last_uid = row.uid
+        self.last_name = row.name
         number = loaded.rows.first + place
         if self.part.sealer is not None:
             self.part.reject(number, RejectReason.TOO_BIG)
