@@ -1,4 +1,4 @@
-"""A real OpenBao on this machine for tests of the key service: in memory, on loopback, gone with the test process."""
+"""A real OpenBao on this machine for tests of the key service: on loopback, gone with the test process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ ATTEMPTS = 3
 class OpenBao:
     """A server that is started, initialised and unsealed, with the transit engine enabled; a context manager.
 
-    `root` is a client with all rights. The keys of a test are its own: `keys()` makes one under a fresh name.
+    `root` is a client with all rights. The keys of a test are its own: `keys()` makes one under a fresh name. Only with
+    `durable` does what it has outlive `restart()`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
         self._directory = directory
+        self._durable = durable
+        self._ports: Ports | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._made = 0
         self.address = ""
@@ -43,6 +46,7 @@ class OpenBao:
             if self._wait_until_it_answers():
                 return self._initialise()
             self.stop()
+            self._ports = None
         raise UnavailableError("OpenBao did not start", log=self._directory / "server.log")
 
     def __exit__(
@@ -70,11 +74,21 @@ class OpenBao:
 
     def unseal(self) -> None:
         self.root.sys.submit_unseal_key(self._unseal_key)
-        while self.root.sys.is_sealed():
+        # Of a server that does not lead yet hvac gives the bare response.
+        while not isinstance(self.root.sys.read_health_status(method="GET"), dict):
             time.sleep(0.02)
 
+    def restart(self) -> None:
+        """Kills the server and starts it again at the same address: it is sealed then, as any that was restarted."""
+        token = self.root.token
+        self.stop()
+        self._launch()
+        if not self._wait_until_it_answers(initialised=True):
+            raise UnavailableError("OpenBao did not start again", log=self._directory / "server.log")
+        self.root.token = token
+
     def stop(self) -> None:
-        """Kills the server; it has nothing to save."""
+        """Kills the server."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             assert supervisor.stdin is not None
@@ -82,17 +96,18 @@ class OpenBao:
             supervisor.wait(timeout=30)
 
     def _launch(self) -> None:
-        ports = Ports.free()
+        ports = self._ports = self._ports or Ports.free()
         self.address = f"http://{HOST}:{ports.s3}"
         settings = self._directory / "server.hcl"
         settings.write_text(f"""
-            storage "inmem" {{}}
+            {self._storage()}
             listener "tcp" {{
               address = "{HOST}:{ports.s3}"
               cluster_address = "{HOST}:{ports.filer}"
               tls_disable = true
             }}
             api_addr = "{self.address}"
+            cluster_addr = "https://{HOST}:{ports.filer}"
             disable_mlock = true
         """)
         # The supervisor of the embedded S3 server ends any server with the process that started it.
@@ -103,7 +118,18 @@ class OpenBao:
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _wait_until_it_answers(self) -> bool:
+    def _storage(self) -> str:
+        if not self._durable:
+            return 'storage "inmem" {}'
+        data = self._directory / "data"
+        data.mkdir(exist_ok=True)
+        return f"""storage "raft" {{
+            path = "{data}"
+            node_id = "alone"
+            performance_multiplier = 1
+        }}"""
+
+    def _wait_until_it_answers(self, *, initialised: bool = False) -> bool:
         self.root = hvac.Client(self.address, token="", timeout=10)
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
@@ -111,7 +137,7 @@ class OpenBao:
             if self._supervisor.poll() is not None:
                 return False
             with suppress(OSError):
-                return not self.root.sys.is_initialized()
+                return bool(self.root.sys.is_initialized()) == initialised
             time.sleep(0.05)
         return False
 
