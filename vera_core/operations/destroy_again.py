@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vera_core.errors import UsageError
 from vera_core.operations.audited import audited
-from vera_core.operations.puncture import destroy_keys
+from vera_core.operations.puncture import SLOTS_AT_ONCE, destroy_keys
 from vera_core.operations.report import Report, figure
 from vera_core.operations.walk import all_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vera_core.errors import VeraError
     from vera_core.operations.repository import Repository
 
 
@@ -47,13 +49,19 @@ def destroy_again(repo: Repository, tenant: str, progress: Callable[[int], None]
             todo="Erased files are hidden; `vera repack` and `vera gc` delete their bytes once the locks have ended.",
             repository=repo.uri,
         )
+    count = keyrings = purged = 0
+    failed: VeraError | None = None
+    slots = all_slots(repo, tenant=tenant)
     with audited(repo, "destroy", {"tenant": tenant}) as outcome:
-        done, failed = destroy_keys(repo, dict.fromkeys(all_slots(repo, tenant=tenant)), progress)
-        purged = sum(item.purged for item in done)
-        outcome.update(slots=len(done), purged=purged)
+        while batch := list(islice(slots, SLOTS_AT_ONCE)):
+            done, error = destroy_keys(repo, dict.fromkeys(batch))
+            failed = failed or error
+            count += len(done)
+            keyrings += sum(len(item.keyrings) for item in done)
+            purged += sum(item.purged for item in done)
+            if progress is not None:
+                progress(count)
+        outcome.update(slots=count, purged=purged)
         if failed is not None:
             raise failed
-    return DestroyReport(
-        tenant=tenant, slots=len(done), keyrings=sum(len(item.keyrings) for item in done), purged=purged,
-        seconds=time.monotonic() - began,
-    )  # fmt: skip
+    return DestroyReport(tenant=tenant, slots=count, keyrings=keyrings, purged=purged, seconds=time.monotonic() - began)
