@@ -144,6 +144,10 @@ def test_erased_files_and_recovery(archive: S3Store, tmp_path: Path) -> None:
         assert done.code == 0, done.text
         found = Path(tmp_path / f"saved-{number}" / "files.jsonl").read_text().splitlines()
         saved |= {json.loads(line)["uid"] for line in found}
+        elsewhere = archive.put(f"replica/{number}.vera", copy.read_bytes()).version_id
+        there = ("--version-id", elsewhere, "--key", shard.key, "--files", str(tmp_path / f"there-{number}"))
+        assert vera("recover", f"s3://{archive.bucket}/replica/{number}.vera", *there).code == 0
+        assert (tmp_path / f"there-{number}" / "files.jsonl").read_text().splitlines() == found
         sealed = ("--sealed", "--files", str(tmp_path / f"sealed-{number}"))
         assert vera("recover", str(copy), *sealed).code == 6, "nothing tells where it ended"
         assert len(list((tmp_path / f"sealed-{number}" / "other").iterdir())) == shard.entries

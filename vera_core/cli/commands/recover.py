@@ -141,7 +141,8 @@ def command(
     with ExitStack() as stack:
         given = known if place is None else known.completed(place.known)
         if key is not None and place is None:
-            given = known.completed(recorded(open_repository(chosen), key, version_id))
+            # The version of a copy elsewhere is its own.
+            given = known.completed(replace(recorded(open_repository(chosen), key), version_id=None))
         damaged = stack.enter_context(open_damaged(shard, given, chosen))
         wants_shard = not dry_run and (output is not None or files is None or wanted_back)
         targets = _Targets(
