@@ -24,8 +24,11 @@ from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.due import Migration
 from vera_core.operations.erasures import run_due, submit
 from vera_core.operations.hold import execute_hold
+from vera_core.operations.key_census import take_census
+from vera_core.operations.key_restore import execute_restore, plan_restore
 from vera_core.operations.migrate import advance_watermark, migrate_window
 from vera_core.operations.retain import execute_retain
+from vera_core.operations.rewrap import execute_rewrap
 from vera_core.operations.scrub import execute_scrub
 from vera_core.operations.scrub_plan import plan_scrub
 from vera_core.operations.walk import all_slots
@@ -93,6 +96,14 @@ def _repack(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
     return {"left_out": repack(repo).left_out}
 
 
+def _rewrap(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"rewrapped": execute_rewrap(repo, take_census(repo)).rewrapped}
+
+
+def _restore_keys(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
+    return {"restored": execute_restore(repo, plan_restore(repo)).restored}
+
+
 def _scrub(repo: Repository, _job: dict[str, Any]) -> dict[str, Any]:
     return {"shards": execute_scrub(repo, plan_scrub(repo, all_slots(repo), percent=100)).shards}
 
@@ -132,6 +143,8 @@ VERBS: dict[str, Callable[[Repository, dict[str, Any]], dict[str, Any]]] = {
     "erase": _erase,
     "run due": _run_due,
     "repack": _repack,
+    "rewrap": _rewrap,
+    "restore keys": _restore_keys,
     "scrub": _scrub,
     "hold": _hold,
     "retain": _retain,
