@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, make_repository, opened, some_files
+from tests.protocol.packing import (
+    DAY,
+    EITHER,
+    KEYS,
+    MemorySource,
+    assert_archived,
+    local_kek,
+    make_encrypted,
+    make_repository,
+    opened,
+    some_files,
+)
 from tests.protocol.worker import Worker, database_url, rule
 from vera_core.errors import NotFoundError
 from vera_core.operations.commit import satisfies
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.protocol.packing import Make
     from vera_core.store.base import ObjectStore
     from vera_core.store.chain import Record
     from vera_core.store.embedded import EmbeddedS3
@@ -46,6 +58,17 @@ POINTS = {
     "sidecar": ("put", "*.vera.meta", 1),
     "audit outcome": ("put", "*/audit/*/000002.json", 1),
 }
+KEYED_POINTS = {
+    **{point: POINTS[point] for point in ("manifest", "first shard upload", "first commit", "sidecar")},
+    "tenant key": ("put", "*/tenant.keys", 1),
+    "first keyring": ("put", "*/????????????????????????????????.keys", 1),
+    "second keyring": ("put", "*/????????????????????????????????.keys", 2),
+}
+"""Of encrypted repositories: their own, and some of the others."""
+EVERY_POINT = [
+    *(pytest.param(make_repository, point, id=f"plain-{point}") for point in POINTS),
+    *(pytest.param(make_encrypted, point, id=f"encrypted-{point}") for point in KEYED_POINTS),
+]
 SEALING = {
     "its first entry": ("put", "*/audit/*/000001.json", 1),
     "its second entry": ("put", "*/audit/*/000002.json", 1),
@@ -56,7 +79,8 @@ SEALING = {
 
 @pytest.fixture(scope="module")
 def worker(embedded_s3: EmbeddedS3) -> Iterator[Worker]:
-    """A worker that finds the embedded server by the same environment as this process."""
+    """A worker that finds the embedded server, and the KEK, by the same environment as this process."""
+    local_kek()
     with closing(Worker()) as made:
         yield made
 
@@ -87,13 +111,14 @@ def audit_records(store: ObjectStore) -> dict[str, list[Record]]:
 
 
 @pytest.mark.parametrize("action", [Action.KILL_BEFORE, Action.KILL_AFTER])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("make", "point"), EVERY_POINT)
 def test_a_packer_killed_anywhere(
-    s3_store: S3Store, tmp_path: Path, worker: Worker, source: MemorySource, point: str, action: Action
+    s3_store: S3Store, tmp_path: Path, worker: Worker, make: Make, point: str, action: Action
 ) -> None:
-    make_repository(s3_store, tmp_path)
+    source = MemorySource(some_files(FILES))
+    make(s3_store, tmp_path)
     job = {"bucket": s3_store.bucket, "spool": str(tmp_path), "files": FILES}
-    ended = worker.do(**job, rules=[rule(action, *POINTS[point])])
+    ended = worker.do(**job, rules=[rule(action, *(POINTS | KEYED_POINTS)[point])])
     assert ended["end"] == "killed", ended
     assert_only_right_bytes(s3_store, tmp_path, source)
     if point == "audit intent" and action is Action.KILL_BEFORE:
@@ -107,7 +132,7 @@ def test_a_packer_killed_anywhere(
     assert_archived(s3_store, tmp_path, source)
     plan = plan_doctor(opened(s3_store, tmp_path))
     assert (plan.unsealed, plan.sidecars, plan.findings) == (0, 0, ())
-    assert plan.garbage <= 1, "at most the shard that nobody committed"
+    assert plan.garbage <= (1 if make is make_repository else 2), "at most the shards that nobody committed"
     assert not list(tmp_path.glob("vera-*")), "what the killed process left in the spool is gone"
 
 
@@ -190,10 +215,11 @@ def test_a_migration_killed_at_its_verdict_or_watermark(
     assert_archived(s3_store, tmp_path, source)
 
 
+@EITHER
 def test_four_processes_race_and_two_are_killed(
-    s3_store: S3Store, tmp_path: Path, worker: Worker, source: MemorySource
+    s3_store: S3Store, tmp_path: Path, worker: Worker, source: MemorySource, make: Make
 ) -> None:
-    make_repository(s3_store, tmp_path)
+    make(s3_store, tmp_path)
     deaths = [rule(Action.KILL_AFTER, "put", "*/log/*", 2), rule(Action.KILL_BEFORE, "set_lock", "*.vera", 1)]
     jobs = [
         {"bucket": s3_store.bucket, "spool": str(tmp_path / str(number)), "rules": deaths[number : number + 1]}
