@@ -24,6 +24,7 @@ from tests.protocol.packing import (
     pack,
     some_files,
 )
+from tests.protocol.repacking import repack
 from vera_core.config import Encryption
 from vera_core.errors import ErasedError, NotFoundError, UnavailableError
 from vera_core.keys.keyring import Wanted, open_keyrings
@@ -35,6 +36,7 @@ from vera_core.operations.erasures import decline, run_due, run_request, submit
 from vera_core.operations.key_survey import survey_keys
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
+from vera_core.store.base import ColdObjectError
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -360,3 +362,38 @@ def test_any_request_of_an_erasure_may_fail(action: Action, last: bool, tmp_path
         found = verify_certificates(repo, "default", "r-1")
         assert (found.ok, sum(len(document["files"]) for document in found.documents)) == (True, 3)
         assert_readable(store, tmp_path, [(file.uid, file.content) for file in files[3:]])
+
+
+class ColdStore(FaultyStore):
+    """A store in which the bytes of some keys lie in a cold storage class."""
+
+    cold: frozenset[str] = frozenset()
+
+    def get_suffix(self, key: str, length: int, *, version_id: str | None = None) -> tuple[bytes, int]:
+        if key in self.cold:
+            raise ColdObjectError("the object lies in a cold storage class, where nothing can be read", key=key)
+        return super().get_suffix(key, length, version_id=version_id)
+
+
+def test_a_superseded_shard_that_was_put_away_loses_all_keys(memory_store: MemoryStore, tmp_path: Path) -> None:
+    """Its index can't be read, and what lives of it lies in the shard that replaced it; a live one is an error."""
+    repo = archive(memory_store, tmp_path)
+    uids = [file.uid for file in FILES]
+    gone = uids[:45]
+    for number, some in enumerate((uids[:30], uids[30:45])):
+        submit(repo, draft(*some, request=f"before-{number}"))
+        repack(repo)
+    states = [repo.slot_log(slot).load() for slot in all_slots(repo)]
+    store = ColdStore(memory_store)
+    store.cold = frozenset(shard.key for state in states for shard in state.superseded)
+    last = uids[50]
+    assert submit(opened(store, tmp_path), draft(last, request="cold")).stage is Stage.DONE
+    readable(memory_store, tmp_path, *gone, last)
+    survey = survey_keys(opened(store, tmp_path), "default", DAY)
+    assert (survey.ok, {finding.severity for finding in survey.check.findings}) == (True, {"warning"})
+    destroy_again(opened(store, tmp_path), "default")
+    assert survey_keys(opened(store, tmp_path), "default", DAY).check.findings == ()
+    readable(memory_store, tmp_path, *gone, last)
+    store.cold = frozenset(shard.key for state in states for shard in state.live())
+    with pytest.raises(UnavailableError, match="cold storage class"):
+        submit(opened(store, tmp_path), draft(uids[51], request="live"))

@@ -7,7 +7,7 @@ erasure_proof.py's; whether keyrings are whole and new enough keyring_survey.py'
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vera_core.errors import IncompatibleError, IntegrityError
@@ -126,7 +126,11 @@ def _of_ring(ring: Ring) -> Iterator[Finding]:
         return
     for lying in ring.versions:
         files = len(ring.can_open(lying))
-        if files:
+        if files and ring.unread:
+            # Only the next erasure in the slot, which destroys all of its keys, makes sure.
+            finding = _about(lying, "a keyring gives keys of a superseded shard whose index can't be read any more")
+            yield replace(finding, severity="warning")
+        elif files:
             named = "an erased file" if files == 1 else f"{files:,} erased files"
             yield _about(lying, f"a version of a keyring opens {named}")
 

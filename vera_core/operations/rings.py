@@ -15,7 +15,7 @@ from vera_core.keys.naming import name_key
 from vera_core.keyspace import KeyKind, keyring_of, shard_of
 from vera_core.operations.holdings import NONE, holdings, may_be_left_out, tombstones
 from vera_core.operations.lookup import ShardReaders, origin_of
-from vera_core.store.base import MissingObjectError
+from vera_core.store.base import ColdObjectError, MissingObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,9 +46,9 @@ class Lying(NamedTuple):
 class Ring:
     """The keyring of a shard that holds erased entries, and all that lies under its key in every place.
 
-    `shard` is as the log names it, live or superseded; `erased` its erased entries' ordinals by name. `versions` are
-    newest first within a place; `read` are their bytes, and `opened` what these are: None for what opens nothing.
-    `trouble` is why that can't be said.
+    `shard` is as the log names it, live or superseded; `erased` its erased entries' ordinals by name; `unread`: nobody
+    can say which these are, so that they are all. `versions` are newest first within a place; `read` are their bytes,
+    and `opened` what these are: None for what opens nothing. `trouble` is why that can't be said.
     """
 
     shard: ShardRef
@@ -57,6 +57,7 @@ class Ring:
     read: dict[tuple[str, str], bytes] = field(default_factory=dict)
     opened: dict[bytes, Keyring | None] = field(default_factory=dict)
     trouble: VeraError | None = None
+    unread: bool = False
 
     @property
     def ordinals(self) -> set[int]:
@@ -185,12 +186,16 @@ def _rings(repo: Repository, state: SlotState) -> list[Ring]:
     for shard in shards.values():
         try:
             erased = _erased_in(readers, lies, shard, dead)
-        except IntegrityError:
-            if not state.is_condemned(shard.key, shard.version_id):
+        except (IntegrityError, ColdObjectError) as error:
+            deleted = state.is_condemned(shard.key, shard.version_id)
+            put_away = isinstance(error, ColdObjectError) and shard not in state.live()
+            if not deleted and not put_away:
                 raise
-            # Its shard is deleted: nobody can say any more which keys these were, nor needs the others.
-            erased = {name: list(range(shard.entries)) for name in dead}
-        rings.append(Ring(shard, erased))
+            # Deleted, or put away: nobody can say which keys these were, nor needs the others: what lives of it lies
+            # in the shards that replaced it.
+            rings.append(Ring(shard, {name: list(range(shard.entries)) for name in dead}, unread=True))
+        else:
+            rings.append(Ring(shard, erased))
     return [ring for ring in rings if ring.erased]
 
 

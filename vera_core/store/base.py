@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UsageError
+from vera_core.errors import NotFoundError, PreconditionError, RestrictedError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +35,10 @@ class MissingObjectError(NotFoundError):
     """
 
     delete_marker: bool | None = None
+
+
+class ColdObjectError(UnavailableError):
+    """The object lies in a storage class from which it must be restored before anything of it can be read."""
 
 
 def missing_object(

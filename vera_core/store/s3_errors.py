@@ -23,7 +23,7 @@ from vera_core.errors import (
     UsageError,
     VeraError,
 )
-from vera_core.store.base import missing_object, refused_condition
+from vera_core.store.base import ColdObjectError, missing_object, refused_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ _CLOCK = Fault(
 _GONE = Fault(ConflictError, "the multipart upload was ended by somebody else", "Run it again.")
 _UNKNOWN_CALL = Fault(UnsafeStoreError, "the store does not offer this S3 function", "Run `vera probe` on the store.")
 _COLD = Fault(
-    UnavailableError,
+    ColdObjectError,
     "the object lies in a cold storage class, where nothing can be read",
     "Restore it (`aws s3api restore-object`), wait until that is done, and run it again.",
 )
