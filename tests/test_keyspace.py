@@ -46,6 +46,7 @@ def test_the_layout() -> None:
     assert keys.sidecar(SLOT) == "archive/t/acme/20260301/A/.vera.meta"
     assert keys.manifest("acme", "orders", DAY, 2) == "archive/t/acme/windows/orders/20260301/000002.parquet"
     assert keys.inventory("acme", DAY, "A", 3) == "archive/t/acme/inventory/date=20260301/A-000003.parquet"
+    assert keys.rejects("acme", "orders", DAY, 2) == "archive/t/acme/rejects/orders/20260301/000002.parquet"
     assert keys.proofs("acme", DAY) == "archive/t/acme/proofs/20260301.json"
     assert keys.request("acme", "art17-2026-04", 1) == "archive/t/acme/requests/art17-2026-04/000001.json"
     assert keys.disposal("acme", "year-2019", 1) == "archive/t/acme/disposals/year-2019/000001.json"

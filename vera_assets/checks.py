@@ -50,6 +50,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     RECONCILIATION: "Every row of the day, read from the source again: archived, equal or rejected by name; same "
     "count, bytes and digests.",
 }
+REJECTS = "rejects"
+REJECTS_TEXT = "No row of the day was rejected. A warning: rejected rows are named, and all others are archived."
 NAMED_BY = "`vera migrate SOURCE` names them; Dagster keeps no uid of an encrypted repository."
 PROGRESS = "progress"
 HYGIENE = "bucket_hygiene"
@@ -58,12 +60,13 @@ SHOWN = 10
 
 
 def shards_checks(source: MigratedSource) -> AssetChecksDefinition:
-    """The three blocking checks of a source's shards, one verification for all."""
+    """The three blocking checks of a source's shards and the warning about rejects, one verification for all."""
     key = source.naming.key(SHARDS)
     specs = [
         AssetCheckSpec(name, asset=key, description=text, blocking=True, partitions_def=source.partitions)
         for name, text in DESCRIPTIONS.items()
     ]
+    specs.append(AssetCheckSpec(REJECTS, asset=key, description=REJECTS_TEXT, partitions_def=source.partitions))
 
     @multi_asset_check(specs=specs, name=source.naming.name("verify"), can_subset=True)
     def verify(
@@ -187,11 +190,32 @@ def _result(spec: AssetCheckSpec, found: WindowReport | VeraError, day: date) ->
     """What one check of one day found, or why it could not say."""
     if isinstance(found, VeraError):
         return failed_result(spec, found)
+    if spec.name == REJECTS:
+        return _rejects_result(spec, found, day)
     check = found.verify.check(spec.name)
     return AssetCheckResult(
         passed=check.ok, description=text_of(check), metadata=_metadata(found, check, day), asset_key=spec.asset_key,
         check_name=spec.name,
     )  # fmt: skip
+
+
+def _rejects_result(spec: AssetCheckSpec, found: WindowReport, day: date) -> AssetCheckResult:
+    span = ("--from", partition_of(day), "--to", partition_of(day))
+    rejects = found.pack.rejects
+    return AssetCheckResult(
+        passed=not found.pack.rejected, severity=AssetCheckSeverity.WARN, description=rejects_text(rejects),
+        metadata={
+            "rejected": MetadataValue.int(found.pack.rejected),
+            "reasons": table({"reason": reason, "rows": count} for reason, count in rejects.items()),
+            "more": command("rejects", "ls", found.source, *span),
+        },
+        asset_key=spec.asset_key, check_name=spec.name,
+    )  # fmt: skip
+
+
+def rejects_text(rejects: Mapping[str, int]) -> str:
+    """How many rows of a day were rejected, by reason."""
+    return ", ".join(f"{reason}: {count:,}" for reason, count in rejects.items()) or "No row was rejected."
 
 
 def failed_result(spec: AssetCheckSpec, error: VeraError) -> AssetCheckResult:

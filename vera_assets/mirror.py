@@ -8,17 +8,19 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dagster import AssetCheckEvaluation, AssetMaterialization, MetadataValue
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, AssetMaterialization, MetadataValue
 from sqlalchemy.exc import IntegrityError
 
 from vera_assets.assets.spec import SHARDS, WINDOW
-from vera_assets.checks import DESCRIPTIONS, target_of
+from vera_assets.checks import DESCRIPTIONS, REJECTS, rejects_text, target_of
 from vera_assets.days import DATA_VERSION_TAG
 from vera_assets.metadata import command, numbers_of
 from vera_assets.partitions import partition_of
 from vera_core.operations.pack import PackReport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dagster import DagsterInstance
 
     from vera_assets.sources import MigratedSource
@@ -68,17 +70,26 @@ def _report(instance: DagsterInstance, source: MigratedSource, record: WindowRec
             )
         )
     key = source.naming.key(SHARDS)
+    for name, passed, text in _checks(record):
+        evaluation = AssetCheckEvaluation(
+            asset_key=key,
+            check_name=name,
+            passed=passed,
+            description=text,
+            partition=partition,
+            blocking=False,
+            severity=AssetCheckSeverity.WARN if name == REJECTS else AssetCheckSeverity.ERROR,
+            target_materialization_data=target_of(instance, key, record.day),
+        )
+        # Dagster 1.13 keeps one evaluation of a partition that belongs to no run: the first, which was as good.
+        with suppress(IntegrityError):
+            instance.report_runless_asset_event(evaluation)
+
+
+def _checks(record: WindowRecord) -> Iterator[tuple[str, bool, str]]:
+    """(name, whether it passed, what it found) of each check, as the verdict tells."""
     for check in record.verdict.get("verify", {}).get("checks", ()):
         if check["name"] in DESCRIPTIONS:
-            evaluation = AssetCheckEvaluation(
-                asset_key=key,
-                check_name=check["name"],
-                passed=bool(check["ok"]),
-                description=f"{check['checked']:,} checked, {check['failed']:,} findings.",
-                partition=partition,
-                blocking=False,
-                target_materialization_data=target_of(instance, key, record.day),
-            )
-            # Dagster 1.13 keeps one evaluation of a partition that belongs to no run: the first, which was as good.
-            with suppress(IntegrityError):
-                instance.report_runless_asset_event(evaluation)
+            yield check["name"], bool(check["ok"]), f"{check['checked']:,} checked, {check['failed']:,} findings."
+    pack = record.verdict.get("pack", {})
+    yield REJECTS, not pack.get("rejected"), rejects_text(pack.get("rejects", {}))

@@ -40,6 +40,7 @@ class KeyKind(StrEnum):
     TENANT_KEY = "tenant_key"
     MANIFEST = "manifest"
     INVENTORY = "inventory"
+    REJECTS = "rejects"
     PROOFS = "proofs"
     REQUEST = "request"
     OPEN_REQUEST = "open_request"
@@ -227,6 +228,14 @@ class Keyspace:
             raise UsageError(f"{index_text!r} is no index of a slot", tenant=tenant, day=day)
         return f"{self.inventory_day_prefix(tenant, day)}{index_text}-{number_text(number)}.parquet"
 
+    def rejects_prefix(self, tenant: str, source: str) -> str:
+        """The quarantine lists of a source."""
+        return f"{self.tenant_prefix(tenant)}rejects/{check_name(source, 'source')}/"
+
+    def rejects(self, tenant: str, source: str, day: date, revision: int) -> str:
+        """The quarantine list of a window's revision."""
+        return f"{self.rejects_prefix(tenant, source)}{day_text(day)}/{number_text(revision)}.parquet"
+
     def proofs(self, tenant: str, day: date) -> str:
         """When the shards of a tenant's day were last proved."""
         return f"{self.tenant_prefix(tenant)}proofs/{day_text(day)}.json"
@@ -373,6 +382,7 @@ _PATTERNS: dict[KeyKind, re.Pattern[str]] = {
         KeyKind.TENANT_KEY: rf"{_TENANT}/tenant\.keys",
         KeyKind.MANIFEST: rf"{_TENANT}/windows/(?P<source>{_NAME})/{_DAY}/{_NUMBER}\.parquet",
         KeyKind.INVENTORY: rf"{_TENANT}/inventory/date={_DAY}/(?P<index>{_INDEX})-{_NUMBER}\.parquet",
+        KeyKind.REJECTS: rf"{_TENANT}/rejects/(?P<source>{_NAME})/{_DAY}/{_NUMBER}\.parquet",
         KeyKind.PROOFS: rf"{_TENANT}/proofs/{_DAY}\.json",
         KeyKind.REQUEST: rf"{_TENANT}/requests/(?P<request>{_NAME})/{_NUMBER}\.json",
         KeyKind.OPEN_REQUEST: rf"{_TENANT}/requests-open/(?P<request>{_NAME})",

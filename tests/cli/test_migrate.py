@@ -189,3 +189,32 @@ def test_what_a_source_will_cost(business: Path) -> None:
     ):
         assert vera(*arguments).code == 2, arguments
     assert business.exists()
+
+
+def test_rejects_are_listed_and_tried_again(ready: Path) -> None:
+    assert "No row is rejected" in vera("rejects", "ls").text
+    lost = [ready / "files" / f"2026-03-02-{number}" for number in (3, 4)]
+    for path in lost:
+        path.unlink()
+    assert vera("migrate", "--to", "2026-03-03").code == 10
+    shown = vera("rejects", "ls").text
+    assert "2026-03-02/3" in shown
+    assert "missing-file: 2" in shown
+    rejects = vera("rejects", "ls", "letters", "--json").document["rejects"]
+    first, second = sorted(rejects, key=lambda line: str(line["uid"]))
+    assert [first["uid"], first["day"], first["reason"]] == ["2026-03-02/3", "20260302", "missing-file"]
+    assert second["uid"] == "2026-03-02/4"
+    assert vera("rejects", "ls", "--reason", "erased", "--json").document["rejects"] == []
+    assert vera("rejects", "ls", "--from", "2026-03-03", "--json").document["rejects"] == []
+
+    write(lost[0], b"found again")
+    half = vera("rejects", "retry", "letters", "--json")
+    assert half.code == 10
+    (left,) = vera("rejects", "ls", "--json").document["rejects"]
+    assert (left["uid"], left["revision"]) == ("2026-03-02/4", 2), "the list of the revision that answers"
+    write(lost[1], b"too")
+    assert vera("rejects", "retry").code == 0
+    assert "No row is rejected" in vera("rejects", "ls").text
+    assert vera("get", "2026-03-02/4", "--created-at", "2026-03-02").text == "too"
+    assert vera("rejects", "retry", "--json").document["sources"][0]["windows"] == []
+    assert vera("rejects", "retry", "--reason", "erased").code == 2

@@ -24,6 +24,7 @@ COMMANDS = {
     "cost": "Estimate duration, objects, requests and monthly cost of an archive.",
     "pack": "Archive a directory, or the files that a list names, and verify them.",
     "migrate": "Archive and verify what is due of the sources that the settings name.",
+    "rejects": "List the rows that were rejected, or try them again.",
     "get": "Fetch a file, verified.",
     "stat": "Show what is archived of a file, without its bytes.",
     "ls": "List archived days, or the files of a day.",

@@ -81,11 +81,17 @@ def due_windows(
         days = (begin + timedelta(number) for number in range(max(0, (migration.end_day() - begin).days)))
         due += [Window(*migration.name, day) for day in days if day not in known]
     if retry_rejects:
-        latest = {record.day: record for record in records}
-        due += [_next(record) for record in latest.values() if record.state is WindowState.REJECTS]
+        due += due_rejects(migration)
     return sorted(
         window for window in due if (first is None or first <= window.day) and (end is None or window.day < end)
     )
+
+
+def due_rejects(migration: Migration, *, first: date | None = None, last: date | None = None) -> list[Window]:
+    """A new revision of each day in [first, last] whose latest one ended with rejects; looks only."""
+    records = migration.state.windows(*migration.name, first=first, verdicts=False)
+    latest = {record.day: record for record in records if last is None or record.day <= last}
+    return sorted(_next(record) for record in latest.values() if record.state is WindowState.REJECTS)
 
 
 def note_late_rows(migration: Migration) -> list[Window]:

@@ -15,6 +15,7 @@ from vera_core.model import day_text
 from vera_core.operations.accounted import named_rejects
 from vera_core.operations.due import FINAL
 from vera_core.operations.freeze import frozen_manifests, load_frozen
+from vera_core.operations.rejects import remove_rejects, write_rejects
 from vera_core.operations.report import Report, as_json
 from vera_core.source.leases import LeaseLostError
 from vera_core.source.state import ANSWERED_BY, REJECTS_KEPT, WindowState
@@ -102,6 +103,8 @@ def record_verdict(migration: Migration, window: Window, report: WindowReport, k
     with migration.repo.scratch() as scratch:
         frozen = load_frozen(migration.repo, window, scratch)
         rejects = named_rejects(migration.repo, migration.source, frozen, REJECTS_KEPT)
+        if report.pack.rejected:
+            write_rejects(migration.repo, frozen, scratch)
     fence = None if report.verdict is WindowState.FAILED else 0 if known is None else known.fence
     verdict = as_json(report)
     while True:
@@ -138,6 +141,8 @@ def close_answered(migration: Migration, window: Window) -> None:
     for record in waiting:
         if record.state is WindowState.REJECTS or record.revision in stale:
             verdict = {**record.verdict, ANSWERED_BY: answering}
+            if record.state is WindowState.REJECTS:
+                remove_rejects(migration.repo, record.window)
             # Whoever changed it since saw something that was not known here: it is for the next verdict to close it.
             with suppress(ConflictError):
                 migration.state.record(
