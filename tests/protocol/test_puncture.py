@@ -29,10 +29,12 @@ from vera_core.config import Encryption
 from vera_core.errors import ErasedError, NotFoundError, UnavailableError
 from vera_core.keys.keyring import Wanted, open_keyrings
 from vera_core.keyspace import KeyKind, shard_of
+from vera_core.operations import certificates
 from vera_core.operations.certificates import certificates_of, verify_certificates
 from vera_core.operations.destroy_again import destroy_again
 from vera_core.operations.erasure_reports import Stage, show_request
 from vera_core.operations.erasures import decline, run_due, run_request, submit
+from vera_core.operations.key_copies import add_copy
 from vera_core.operations.key_survey import survey_keys
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -397,3 +399,48 @@ def test_a_superseded_shard_that_was_put_away_loses_all_keys(memory_store: Memor
     store.cold = frozenset(shard.key for state in states for shard in state.live())
     with pytest.raises(UnavailableError, match="cold storage class"):
         submit(opened(store, tmp_path), draft(uids[51], request="live"))
+
+
+def test_a_large_request_has_several_certificates(
+    memory_store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "FILES_OF_A_PIECE", 3)
+    monkeypatch.setattr(certificates, "FILES_OF_ONE", 5)
+    repo = archive(memory_store, tmp_path)
+    assert submit(repo, draft(*(file.uid for file in FILES[:20]))).stage is Stage.DONE
+    found = verify_certificates(repo, "default", "r-1")
+    assert (found.ok, found.files, found.open) == (True, 20, 0)
+    files = [item["place"] for document in found.documents for item in document["files"]]
+    assert sorted(files) == list(range(20))
+    assert len(found.documents) >= 4
+    assert all(document["keyrings"] for document in found.documents)
+
+
+def test_several_runs_of_one_request_certify_each_file_once(memory_store: MemoryStore, tmp_path: Path) -> None:
+    copy = copy_bucket()
+    archive(memory_store, tmp_path, copy)
+    uids = [file.uid for file in FILES[:6]]
+    with unreachable(copy), pytest.raises(UnavailableError):
+        submit(opened(memory_store, tmp_path), draft(*uids))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: run_due(opened(memory_store, tmp_path), "default"), range(3)))
+    found = verify_certificates(opened(memory_store, tmp_path), "default", "r-1")
+    assert (found.ok, found.files) == (True, 6)
+    assert sorted(item["place"] for document in found.documents for item in document["files"]) == list(range(6))
+
+
+def test_a_copy_that_is_registered_meanwhile_is_punctured_too(memory_store: MemoryStore, tmp_path: Path) -> None:
+    """It is registered, then filled with what lies at home: the erasure has looked at the places before."""
+    copy = copy_bucket()
+    repo = archive(memory_store, tmp_path)
+
+    def register() -> None:
+        other = opened(memory_store, tmp_path, "somebody else")
+        add_copy(other, f"s3://{copy.bucket}/{PREFIX}")
+        for info in memory_store.list_objects(""):
+            if KEYS.parse(info.key).kind is KeyKind.KEYRING:
+                copy.put(info.key, memory_store.get(info.key).data)
+
+    eraser = FaultyStore(memory_store, [Rule(Action.RUN_BEFORE, "put", "*.keys", run=register)])
+    assert submit(opened(eraser, tmp_path), draft(UID)).stage is Stage.DONE
+    assert_destroyed(repo, memory_store, copy, uids=(UID,))
