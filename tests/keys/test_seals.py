@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,21 @@ def test_digests_are_those_of_the_contents() -> None:
 def test_contents_that_are_large_when_decoded_are_decoded_few_at_a_time() -> None:
     built = build([File(f"zeros-{number}", bytes(3 << 20)) for number in range(9)])
     assert built.reader().verify(seals_of(built).digests).entries == 9
+
+
+def test_memory_does_not_grow_with_the_shard() -> None:
+    """Building or proving a sealed shard: as for others, a batch, a group and 4 MiB of the scan at a time."""
+    few, many = ([File(f"{number:0100d}", b"%d" % number * 40) for number in range(count)] for count in (3000, 18_000))
+    proving = []
+    for made in (few, many):
+        built = build(made, step=512)
+        seals = seals_of(built)
+        tracemalloc.start()
+        assert built.reader().verify(seals.digests).entries == len(made)
+        proving.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The scan reads 4 MiB at a time, which the smaller shard does not fill; 60 bytes a file are the list of contents.
+    assert proving[1] - proving[0] < 15_000 * 60 + (8 << 20)
 
 
 @given(st.data())

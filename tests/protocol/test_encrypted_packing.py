@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.protocol.packing import (
+    CONFIG,
     File,
     MemorySource,
     assert_archived,
@@ -18,11 +19,15 @@ from tests.protocol.packing import (
     pack,
 )
 from tests.protocol.repacking import append
+from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, Clock
 from vera_core.config import Encryption
-from vera_core.errors import UnavailableError
+from vera_core.errors import IntegrityError, UnavailableError
 from vera_core.keyspace import keyring_of, shard_of
+from vera_core.model import Erasability, RetentionClass
+from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.gc import GcPlan, GcReport, execute_gc, plan_gc
+from vera_core.operations.putback import put_back
 from vera_core.operations.walk import all_slots
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
@@ -95,6 +100,70 @@ def test_a_keyring_without_a_shard_is_collected_everywhere(world: World) -> None
     assert world.keys(world.store) == needed
     assert world.keys(world.copy) == {key for key in needed if key.endswith(".keys")}
     assert world.plan().lines == ()
+
+
+LAW = RetentionClass("law", 3000, Erasability.REGULATED)
+
+
+def test_a_regulated_keyring_is_locked_like_its_shard_everywhere_and_others_not_at_all(tmp_path: Path) -> None:
+    store, copy = MemoryStore(), copy_bucket()
+    encryption = Encryption(local_kek().kek, (f"s3://{copy.bucket}/spare",))
+    make_repository(store, tmp_path, routing=ONE_SLOT, encryption=encryption, classes=(*CONFIG.classes, LAW))
+    source = MemorySource([File("std", b"1"), File("law", b"2", retention_class="law")])
+    unsealed = FaultyStore(store, [Rule(Action.FAIL, "set_lock", "*.vera", times=None)])
+    with pytest.raises(UnavailableError):
+        pack(opened(unsealed, tmp_path), source)
+    plan = plan_doctor(opened(store, tmp_path))
+    assert plan.unsealed == 1
+    assert execute_doctor(opened(store, tmp_path), plan).ok
+    pack(opened(store, tmp_path), source)
+    repo = opened(store, tmp_path)
+    [slot] = all_slots(repo)
+    by_class = {shard.retention_class: shard for shard in repo.slot_log(slot).load().live()}
+    for name, shard in by_class.items():
+        for place in repo.key_places():
+            [info] = list(place.store.list_versions(place.keyring(shard)))
+            assert place.store.get_lock(info.key, info.version_id) == (shard.lock if name == "law" else None)
+
+
+def test_a_keyring_that_was_stored_though_its_reply_was_lost_is_not_refused(world: World) -> None:
+    """A client of S3 that asks again is told 412 by what it stored itself."""
+    source = MemorySource([File("doc/1", b"1")])
+    repeating = FaultyStore(world.store, [Rule(Action.REPEAT, "put", "*.keys", times=None)])
+    pack(world.repo(repeating), source)
+    assert_archived(world.store, world.spool, source)
+    assert len([info for info in world.store.list_versions("") if info.key.endswith(".keys")]) == 2, "tenant's too"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_damaged_shard_is_no_reason_to_build_another(world: World, gone: bool) -> None:
+    """The source may give other bytes today, and nothing would tell; so it is put back, or packing stops."""
+    source = MemorySource([File(f"doc/{number}", b"%d" % number * 50) for number in range(9)])
+    [line] = pack(world.repo(), source).shards
+    replica = world.spool / "replica.vera"
+    replica.write_bytes(world.store.get(line.key).data)
+    before = world.keys(world.store)
+    if gone:
+        world.clock.moment += timedelta(days=101)
+        world.store.delete(line.key, version_id=line.version_id)
+    else:
+        damage(world.store, line.key, line.version_id)
+    with pytest.raises(IntegrityError, match="no build of an encrypted shard gives the same bytes") as caught:
+        pack(world.repo(), source)
+    assert f"--put-back --key {line.key.removeprefix('archive/')}" in caught.value.todo
+    assert world.keys(world.store) <= before, "nothing was built"
+    put_back(world.repo(), line.key, replica)
+    assert pack(world.repo(), source).packed_now == 0
+    assert_archived(world.store, world.spool, source)
+
+
+def test_a_committed_part_without_its_keyring_is_an_error(world: World) -> None:
+    source = MemorySource([File("doc/1", b"1")])
+    [line] = pack(world.repo(), source).shards
+    for info in list(world.store.list_versions(keyring_of(line.key))):
+        world.store.delete(info.key, version_id=info.version_id)
+    with pytest.raises(IntegrityError, match="keyring can't be used"):
+        pack(world.repo(), source)
 
 
 def test_a_keyring_goes_after_its_shard(world: World) -> None:

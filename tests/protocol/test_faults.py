@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.protocol.packing import DAY, KEYS, MemorySource, assert_archived, make_repository, opened, pack, some_files
+from tests.protocol.packing import (
+    DAY,
+    KEYS,
+    MemorySource,
+    assert_archived,
+    make_encrypted,
+    make_repository,
+    opened,
+    pack,
+    some_files,
+)
 from vera_core.errors import UnavailableError
+from vera_core.keyspace import keyring_of
+from vera_core.model import Erasability, RetentionClass
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.retrieve import Retriever
 from vera_core.store.chain import ChainedLog
@@ -27,14 +39,20 @@ FILES = 60
 """With 2 slots and 2 classes: 4 segments, of which 2 have two parts."""
 
 
-def make(spool: Path) -> MemoryStore:
+LAW = RetentionClass("long", 3000, Erasability.REGULATED)
+
+
+def make(spool: Path, *, encrypted: bool = False) -> MemoryStore:
     store = MemoryStore()
-    make_repository(store, spool, part_rows=20)
+    if encrypted:
+        make_encrypted(store, spool, part_rows=20, classes=(RetentionClass("std", 100), LAW))
+    else:
+        make_repository(store, spool, part_rows=20)
     return store
 
 
-def count_calls(spool: Path) -> int:
-    store = FaultyStore(make(spool))
+def count_calls(spool: Path, *, encrypted: bool = False) -> int:
+    store = FaultyStore(make(spool, encrypted=encrypted))
     pack(opened(store, spool), MemorySource(some_files(FILES)))
     return len(store.calls)
 
@@ -48,6 +66,9 @@ def assert_converged(store: ObjectStore, spool: Path, source: MemorySource) -> N
         held = store.get_lock(line.key, line.version_id)
         assert held is not None
         assert (held.until - store.now()).days >= 99, "sealed: a short lock would last one day"
+        for info in store.list_versions(keyring_of(line.key)):
+            lock, law = store.get_lock(info.key, info.version_id), (held.until - store.now()).days > 2000
+            assert lock == held if law else lock is None, "a keyring is locked like its shard, or not at all"
     plan = plan_doctor(opened(store, spool))
     assert (plan.unsealed, plan.sidecars, plan.removals, plan.findings) == (0, 0, 0, ())
 
@@ -64,13 +85,14 @@ def audit_operations(store: ObjectStore) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("action", [Action.FAIL, Action.LOSE_REPLY])
-def test_every_request_of_a_pack_may_be_its_last(action: Action, tmp_path: Path) -> None:
+def test_every_request_of_a_pack_may_be_its_last(action: Action, tmp_path: Path, encrypted: bool) -> None:
     source = MemorySource(some_files(FILES))
-    total = count_calls(tmp_path)
+    total = count_calls(tmp_path, encrypted=encrypted)
     assert total > 60
     for nth in range(1, total + 1):
-        store = make(tmp_path)
+        store = make(tmp_path, encrypted=encrypted)
         # From this request on nothing gets through: as if the process were gone.
         crashing = FaultyStore(store)
         repo = opened(crashing, tmp_path)
@@ -92,13 +114,14 @@ def test_every_request_of_a_pack_may_be_its_last(action: Action, tmp_path: Path)
         assert_converged(store, tmp_path, source)
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("action", [Action.FAIL, Action.LOSE_REPLY])
-def test_any_one_request_may_fail(action: Action, tmp_path: Path) -> None:
+def test_any_one_request_may_fail(action: Action, tmp_path: Path, encrypted: bool) -> None:
     """The same with a store that answers again afterwards: what went on in the meantime must fit together."""
     source = MemorySource(some_files(FILES))
-    total = count_calls(tmp_path)
+    total = count_calls(tmp_path, encrypted=encrypted)
     for nth in range(1, total + 1):
-        store = make(tmp_path)
+        store = make(tmp_path, encrypted=encrypted)
         flaky = FaultyStore(store)
         repo = opened(flaky, tmp_path)
         flaky.add(Rule(action, nth=nth))

@@ -25,6 +25,8 @@ from tests.protocol.packing import (
 )
 from tests.protocol.worker import Worker, database_url, rule
 from vera_core.errors import NotFoundError
+from vera_core.keyspace import keyring_of
+from vera_core.model import Erasability, RetentionClass
 from vera_core.operations.commit import satisfies
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.retrieve import Retriever
@@ -69,6 +71,12 @@ EVERY_POINT = [
     *(pytest.param(make_repository, point, id=f"plain-{point}") for point in POINTS),
     *(pytest.param(make_encrypted, point, id=f"encrypted-{point}") for point in KEYED_POINTS),
 ]
+REGULATED = {
+    "last keyring": ("put", "*.keys", 5),
+    "look at the log": ("list_versions", "*/log/*", 3),
+    "keyring's lock": ("set_lock", "*/????????????????????????????????.keys", 1),
+    "its shard's lock": ("set_lock", "*.vera", 2),
+}
 SEALING = {
     "its first entry": ("put", "*/audit/*/000001.json", 1),
     "its second entry": ("put", "*/audit/*/000002.json", 1),
@@ -134,6 +142,33 @@ def test_a_packer_killed_anywhere(
     assert (plan.unsealed, plan.sidecars, plan.findings) == (0, 0, ())
     assert plan.garbage <= (1 if make is make_repository else 2), "at most the shards that nobody committed"
     assert not list(tmp_path.glob("vera-*")), "what the killed process left in the spool is gone"
+
+
+@pytest.mark.parametrize("action", [Action.KILL_BEFORE, Action.KILL_AFTER])
+@pytest.mark.parametrize("point", REGULATED)
+def test_a_packer_killed_while_it_stores_or_locks_keyrings(
+    s3_store: S3Store, tmp_path: Path, worker: Worker, source: MemorySource, point: str, action: Action
+) -> None:
+    """What another run builds has other keys; nothing is archived twice, and every committed shard has its keyring."""
+    law = RetentionClass("long", 3000, Erasability.REGULATED)
+    make_encrypted(s3_store, tmp_path, classes=(RetentionClass("std", 100), law))
+    job = {"bucket": s3_store.bucket, "spool": str(tmp_path), "files": FILES}
+    ended = worker.do(**job, rules=[rule(action, *REGULATED[point])])
+    assert ended["end"] == "killed", ended
+    assert_only_right_bytes(s3_store, tmp_path, source)
+
+    again = worker.do(**job)
+    assert again["end"] == "done", again
+    assert (again["rows"], again["archived"]) == (FILES, FILES)
+    assert_archived(s3_store, tmp_path, source)
+    repo = opened(s3_store, tmp_path)
+    plan = plan_doctor(repo)
+    assert (plan.unsealed, plan.sidecars, plan.findings) == (0, 0, ())
+    assert plan.garbage <= 1, "at most the shard that nobody committed"
+    for slot in all_slots(repo):
+        for shard in repo.slot_log(slot).load().live():
+            lock = s3_store.get_lock(keyring_of(shard.key), repo.keyrings.fetch(shard).version_id)
+            assert satisfies(lock, shard.lock) if shard.retention_class == "long" else lock is None
 
 
 @pytest.mark.parametrize("point", ["first commit", "first lock extension", "third commit", "sidecar"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import IntegrityError, RestrictedError, VeraError
+from vera_core.errors import IntegrityError, PreconditionError, RestrictedError, VeraError
 from vera_core.format.source import Naming
 from vera_core.keys.cache import KeyringCache
 from vera_core.keys.keyring import Keyring, Wanted, open_keyrings, seal_keyrings
@@ -61,14 +61,20 @@ class Keyrings:
         """Stores the keyring of a shard that is about to be uploaded.
 
         Raises:
-            PreconditionError: there is one already under that name.
+            PreconditionError: there is another one already under that name.
             UnavailableError: a place can't be reached: what is packed must be in every copy before it counts.
             VeraError: the key service's.
         """
         (data,) = seal_keyrings(self._service(), [keyring])
         for place in self.places():
+            key = place.keys.keyring(slot, keyring.header.shard)
             with place.reached():
-                place.store.put(place.keys.keyring(slot, keyring.header.shard), data, condition=ABSENT, lock=lock)
+                try:
+                    place.store.put(key, data, condition=ABSENT, lock=lock)
+                except PreconditionError:
+                    # No other build has this name: a client that lost a reply and asked again was refused by its own.
+                    if place.store.get(key).data != data:
+                        raise
 
     def get(self, shard: ShardRef) -> Keyring:
         """The keyring of a committed shard, from memory where it was asked for lately.

@@ -204,7 +204,8 @@ class _SegmentPacker:
         """Makes sure that a committed part's shard verifies; a damaged one is built again and answered by a repack.
 
         Raises:
-            IntegrityError: it is damaged and the source does not give the same bytes any more.
+            IntegrityError: it is damaged and the source does not give the same bytes any more, or it is encrypted: then
+                no build does; or its keyring can't be used.
         """
         # What stands for the part now: its own shard, or the same bytes stored again. What a repack of another sort put
         # in its place was verified by whoever did that.
@@ -214,9 +215,20 @@ class _SegmentPacker:
             except (IntegrityError, MissingObjectError) as damage:
                 self._repair(part, shard, damage)
                 return
+            if shard.keyring:
+                self.job.repo.keyrings.fetch(shard)
 
     def _repair(self, part: Part, shard: ShardRef, damage: Exception) -> None:
         repo = self.job.repo
+        if shard.keyring:
+            # Another build has other keys, and nothing would tell whether it holds what was archived.
+            key = shard.key.removeprefix(repo.keys.root)
+            raise IntegrityError(
+                "a committed shard is damaged, and no build of an encrypted shard gives the same bytes again",
+                todo=f"Put back a replica of it: vera recover REPLICA --put-back --key {key}",
+                bucket=repo.store.bucket, key=shard.key, version_id=shard.version_id,
+                rows=f"{part.first}..{part.end}",
+            ) from damage  # fmt: skip
         built = self.build(part.first, part.end, self._judge_before(part))
         try:
             if built.local is None or built.local.sha256.hex() != shard.sha256:
