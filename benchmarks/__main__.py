@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.compare import compare, say
 from benchmarks.corpora import blob_corpus, mixed_corpus, record_corpus
+from benchmarks.encrypting import measure_encrypting
 from benchmarks.erasing import measure_erasing
 from benchmarks.growth import grow
 from benchmarks.machine import this_machine
@@ -28,11 +30,11 @@ from vera_core.store.embedded import EmbeddedS3
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.corpus import Corpus
 
-PARTS = ("json", "mixed", "blobs", "growth", "s3", "erase")
+PARTS = ("json", "mixed", "blobs", "growth", "s3", "encrypted", "erase")
 MEMORY = "memory"
 KEY = "bench"
 """The transit key of encrypted repositories."""
@@ -51,7 +53,13 @@ class Run:
 
     def measure(self, part: str) -> None:
         """Measures a part and keeps what it came to."""
-        measures = {"growth": self._growth, "s3": self._s3, "erase": self._erase, MEMORY: self._memory}
+        measures = {
+            "growth": self._growth,
+            "s3": self._s3,
+            "encrypted": self._encrypted,
+            "erase": self._erase,
+            MEMORY: self._memory,
+        }
         if part in measures:
             self.results = measures[part]()
         else:
@@ -87,15 +95,26 @@ class Run:
             world = World(self._directory / "s3-work", server)
             return replace(self.results, s3=measure_s3(world, self._corpus("json"), profile=self._given.profile))
 
+    def _encrypted(self) -> Results:
+        with EmbeddedS3(self._directory / "encrypted-s3") as server, self._transit("encrypted") as transit:
+            world = World(self._directory / "encrypted-work", server, transit)
+            return replace(self.results, encrypting=measure_encrypting(world, self._corpus("json")))
+
     def _erase(self) -> Results:
         # Nine of ten slots' files would be left alone: a corpus with fewer says as much.
         corpus = record_corpus(self._directory / "erase", max(1, self._given.files // 5))
-        (self._directory / "erase-keys").mkdir()
-        with EmbeddedS3(self._directory / "erase-s3") as server, OpenBao(self._directory / "erase-keys") as bao:
-            bao.keys(key=KEY)
-            transit = Transit(bao.address, KEY, bao.root.token)
+        with EmbeddedS3(self._directory / "erase-s3") as server, self._transit("erase") as transit:
             world = World(self._directory / "erase-work", server, transit)
             return replace(self.results, erasing=measure_erasing(world, corpus))
+
+    @contextmanager
+    def _transit(self, name: str) -> Iterator[Transit]:
+        """The transit key of an OpenBao that runs as long as it is used."""
+        directory = self._directory / f"{name}-keys"
+        directory.mkdir()
+        with OpenBao(directory) as bao:
+            bao.keys(key=KEY)
+            yield Transit(bao.address, KEY, bao.root.token)
 
     def _memory(self) -> Results:
         with EmbeddedS3(self._directory / "memory") as server:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.business import make_database
 from benchmarks.compare import say
 from benchmarks.corpus import Corpus
-from benchmarks.packing import pack_s3
+from benchmarks.packing import Kind, pack_s3
 from benchmarks.process import call
 from benchmarks.records import DAY
 from benchmarks.results import Destroying, Erasing
@@ -61,7 +61,7 @@ def measure_erasing(world: World, corpus: Corpus, *, bits: int = BITS) -> Erasin
 
 def erase_slots(world: World, corpus: Corpus, database: Path, bits: int, *, encrypt: bool) -> dict[str, Any]:
     """Packs into 2 ** `bits` slots and erases ten files in each of up to 1,000: the fields of `Destroying`."""
-    _, prefix = pack_s3(world, corpus, database=database, n_bits=bits, encrypt=encrypt)
+    _, prefix = pack_s3(world, corpus, database=database, n_bits=bits, kind=Kind.ENCRYPTED if encrypt else Kind.PLAIN)
     say("erase: many files of many slots" + (", encrypted" if encrypt else ""))
     before = world.server_seconds()
     place = {"prefix": prefix, "access": asdict(world.access), "spool": world.directory / "spool"}

@@ -7,10 +7,12 @@ import pstats
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import obstore
 from obstore.store import S3Store as Obstore
@@ -24,6 +26,7 @@ from benchmarks.records import SMALL_SIZES
 from benchmarks.results import Memory, OnS3, Packed
 from benchmarks.world import BUCKET, Transit, terms
 from vera_core.operations import migrate as _migrate  # noqa: F401 - what a real process has loaded by then
+from vera_core.operations.load import Encoding
 from vera_core.operations.pack import pack_window
 from vera_core.operations.repository import Repository
 from vera_core.source.directory import DirectorySource, Packing
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from benchmarks.corpus import Corpus
     from benchmarks.process import Meter
     from benchmarks.world import World
+    from vera_core.keys.naming import Naming
+    from vera_core.model import Policy
     from vera_core.source.base import Source
 
 FEW = 200_000
@@ -43,6 +48,14 @@ FEW = 200_000
 BLOCK_BYTES = 4096
 """What a small file takes on disk."""
 SINGLE, IN_FLIGHT = 2000, 16
+
+
+class Kind(StrEnum):
+    """How files are packed: openly, openly with the dictionaries that an encrypted shard would have, encrypted."""
+
+    PLAIN = "plain"
+    COMMON = "common"
+    ENCRYPTED = "encrypted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +72,7 @@ class Job:
     database: str
     profile: str
     transit: dict[str, str]
+    kind: str
 
 
 def measure_s3(world: World, corpus: Corpus, *, profile: str = "") -> OnS3:
@@ -96,11 +110,11 @@ def pack_s3(
     database: Path | None = None,
     profile: str = "",
     n_bits: int = 0,
-    encrypt: bool = False,
+    kind: Kind = Kind.PLAIN,
 ) -> tuple[Packed, str]:
     """Packs the corpus into a fresh repository with 2 ** `n_bits` slots a day; returns its prefix, too."""
-    say(f"s3: packing {corpus.files:,} files from a {'directory' if database is None else 'database'}")
-    prefix = world.repository(n_bits, encrypt=encrypt)
+    say(f"s3: packing {corpus.files:,} files from a {'directory' if database is None else 'database'} ({kind})")
+    prefix = world.repository(n_bits, encrypt=kind is Kind.ENCRYPTED)
     before = world.server_seconds()
     job = Job(
         prefix=prefix,
@@ -110,6 +124,7 @@ def pack_s3(
         database=str(database or ""),
         profile=profile,
         transit=asdict(world.transit),
+        kind=kind,
     )
     run = call(pack_one_day, {"job": asdict(job)}, watch=True)
     used = world.server_seconds() - before
@@ -141,7 +156,7 @@ def pack_one_day(meter: Meter, *, job: dict[str, Any]) -> dict[str, Any]:
         source = database_source(terms(repo), Path(todo.root), Path(todo.database))
     else:
         source = DirectorySource(Path(todo.root), terms(repo), Packing(spool=spool, name=SOURCE))
-    with _profiled(todo.profile), meter:
+    with _dictionaries_of(Kind(todo.kind)), _profiled(todo.profile), meter:
         report = pack_window(repo, source, WINDOW)
     if report.archived != report.rows:
         raise RuntimeError(f"{report.rows - report.archived} files were not archived: {report.rejects}")
@@ -176,6 +191,17 @@ def _pack_small(world: World, files: int) -> Packed:
         return pack_s3(world, corpus, database=make_database(corpus))[0]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _dictionaries_of(kind: Kind) -> Iterator[None]:
+    """Makes files that are packed openly get the dictionaries of an encrypted shard, where they shall."""
+
+    def common(policy: Policy, naming: Naming) -> Encoding:
+        return Encoding(policy, naming.digest, common=True)
+
+    with patch.object(Encoding, "of", common) if kind is Kind.COMMON else nullcontext():
+        yield
 
 
 @contextmanager

@@ -116,6 +116,15 @@ class OnS3:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encrypting:
+    """Packing to S3: openly, openly with the dictionaries that an encrypted shard would have, and encrypted."""
+
+    plain: Packed
+    common: Packed
+    encrypted: Packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Packing few and many small files to S3."""
 
@@ -175,6 +184,7 @@ class Results:
     s3: OnS3 | None = None
     memory: Memory | None = None
     erasing: Erasing | None = None
+    encrypting: Encrypting | None = None
 
 
 _RESULTS = TypeAdapter(Results)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from benchmarks.results import (
         Comparison,
         Destroying,
+        Encrypting,
         Entrant,
         Erasing,
         Growth,
@@ -50,6 +51,8 @@ def tables(results: Results) -> dict[str, list[Table]]:
         found["growth"] = _growth(results.growth)
     if results.s3 is not None:
         found["s3"] = [_s3(results.s3)]
+    if results.encrypting is not None:
+        found["encrypted"] = [_encrypting(results.encrypting)]
     if results.memory is not None:
         found["memory"] = [_memory(results.memory)]
     if results.erasing is not None:
@@ -224,13 +227,33 @@ def _s3(s3: OnS3) -> Table:
     return Table(title, ("", "value"), rows, prose=True)
 
 
+def _encrypting(encrypting: Encrypting) -> Table:
+    runs = (encrypting.plain, encrypting.common, encrypting.encrypted)
+    row = _rows_of(runs)
+    rows = [
+        row("files/s", lambda run: f"{run.files_per_second:,.0f}"),
+        row("of unencrypted", lambda run: f"{run.files_per_second / encrypting.plain.files_per_second:.2f}"),
+        row("CPU of VERA and its helpers, us/file", lambda run: f"{run.cpu_seconds / run.files * 1e6:.1f}"),
+        row("of unencrypted", lambda run: f"{run.cpu_seconds / encrypting.plain.cpu_seconds:.2f}"),
+        row("CPU of the S3 server, us/file", lambda run: f"{run.server_cpu_seconds / run.files * 1e6:.1f}"),
+        row("stored B/file", lambda run: f"{run.stored_bytes / run.files:,.1f}"),
+        row("of unencrypted", lambda run: f"{run.stored_bytes / encrypting.plain.stored_bytes:.2f}"),
+        row("peak of the packing process, MiB", lambda run: f"{run.own_bytes / MIB:,.0f}"),
+        row("with those of its helpers, MiB", lambda run: f"{(run.own_bytes + run.helper_bytes) / MIB:,.0f}"),
+    ]
+    columns = ("", "unencrypted", "with common dictionaries", "encrypted")
+    return Table(f"Packing {encrypting.plain.files:,} files to the embedded S3, encrypted", columns, rows)
+
+
+def _rows_of(runs: Sequence[Packed]) -> Callable[[str, Callable[[Packed], str]], tuple[str, ...]]:
+    """Makes rows with a cell for each run."""
+    return lambda what, of: (what, *(of(run) for run in runs))
+
+
 def _memory(memory: Memory) -> Table:
     runs = (memory.few, memory.many)
     columns = ("", *(f"{run.files:,} files" for run in runs))
-
-    def row(what: str, of: Callable[[Packed], str]) -> tuple[str, ...]:
-        return (what, *(of(run) for run in runs))
-
+    row = _rows_of(runs)
     rows = [
         row("bytes on average", lambda run: f"{run.content_bytes / run.files:,.0f}"),
         row("peak of the packing process, MiB", lambda run: f"{run.own_bytes / MIB:,.0f}"),

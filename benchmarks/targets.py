@@ -9,7 +9,7 @@ from benchmarks.peers import VERA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.results import Comparison, Erasing, Grown, Lookups, Memory, OnS3, Results
+    from benchmarks.results import Comparison, Encrypting, Erasing, Grown, Lookups, Memory, OnS3, Results
 
 MIB = 1 << 20
 RANDOM_ACCESS = ("zip", "sqlite-zstd", "swh-zstd")
@@ -40,6 +40,8 @@ def targets(results: Results) -> list[Target]:
         found += [target for grown in results.growth.by_number for target in _grown(grown)]
     if results.s3 is not None:
         found += _s3(results.s3)
+    if results.encrypting is not None:
+        found += _encrypting(results.encrypting)
     if results.memory is not None:
         found += _memory(results.memory)
     if results.erasing is not None:
@@ -115,6 +117,13 @@ def _s3(s3: OnS3) -> Iterator[Target]:
     cold, warm = len(s3.cold_requests), len(s3.warm_requests)
     yield Target("s3: requests of a cold read", "5 at most", f"{cold}: {', '.join(s3.cold_requests)}", cold <= 5)
     yield Target("s3: requests of a warm read", "1", f"{warm}: {', '.join(s3.warm_requests)}", warm == 1)
+
+
+def _encrypting(encrypting: Encrypting) -> Iterator[Target]:
+    common, encrypted = encrypting.common, encrypting.encrypted
+    ratio = encrypted.files_per_second / common.files_per_second
+    yield _at_least("encrypted: files/s, of unencrypted with the same codecs", ratio, 0.8)
+    yield _memory_limit(f"encrypted: memory of packing {encrypted.files:,} files", encrypted.own_bytes)
 
 
 def _memory(memory: Memory) -> Iterator[Target]:

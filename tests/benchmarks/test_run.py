@@ -17,12 +17,24 @@ from benchmarks.business import make_database
 from benchmarks.corpora import record_corpus
 from benchmarks.erasing import erase_many, erase_one, erase_slots
 from benchmarks.growth import grow
-from benchmarks.packing import pack_s3
+from benchmarks.packing import Kind, pack_s3
 from benchmarks.peers import PEERS
 from benchmarks.process import Meter
 from benchmarks.reading import measure_reads
 from benchmarks.report import rewrite
-from benchmarks.results import Comparison, Destroying, Entrant, Erasing, Lookups, Machine, Results, load, save
+from benchmarks.results import (
+    Comparison,
+    Destroying,
+    Encrypting,
+    Entrant,
+    Erasing,
+    Lookups,
+    Machine,
+    Packed,
+    Results,
+    load,
+    save,
+)
 from benchmarks.tables import tables
 from benchmarks.targets import targets
 from benchmarks.world import Transit, World
@@ -162,6 +174,29 @@ def test_destroying_keys_is_measured(tmp_path: Path, embedded_s3: EmbeddedS3) ->
         corpus = record_corpus(tmp_path / "it", 200)
         found = erase_slots(world, corpus, make_database(corpus), 2, encrypt=True)
     assert (found["files"], found["slots"]) == (40, 4)
+
+
+def test_packing_encrypted_is_measured_against_packing_openly(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
+    corpus = record_corpus(tmp_path / "it", 300)
+    database = make_database(corpus)
+    (tmp_path / "bao").mkdir()
+    with OpenBao(tmp_path / "bao") as bao:
+        bao.keys(key="bench")
+        world = World(tmp_path, embedded_s3, Transit(bao.address, "bench", bao.root.token), count(200))
+        runs = {kind: pack_s3(world, corpus, database=database, kind=kind)[0] for kind in Kind}
+    assert {run.files for run in runs.values()} == {300}
+    stored = [runs[kind].stored_bytes for kind in (Kind.PLAIN, Kind.COMMON, Kind.ENCRYPTED)]
+    assert stored == sorted(set(stored)), "common dictionaries save less, and sealing adds some bytes to each file"
+
+    def shown(encrypted: Packed) -> Results:
+        both = replace(runs[Kind.PLAIN], seconds=10.0), replace(runs[Kind.COMMON], seconds=12.0)
+        it = Encrypting(plain=both[0], common=both[1], encrypted=encrypted)
+        return Results(machine=MACHINE, comparisons={}, encrypting=it)
+
+    good = replace(runs[Kind.ENCRYPTED], seconds=15.0, own_bytes=299 << 20)
+    assert [target.met for target in targets(shown(good))] == [True] * 2
+    assert [target.met for target in targets(shown(replace(good, seconds=15.1, own_bytes=300 << 20)))] == [False] * 2
+    assert len(tables(shown(good))["encrypted"][0].rows) == 9
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
