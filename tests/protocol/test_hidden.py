@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tests.protocol.hidden import Found, needles, search, telling_files
+import pytest
+
+from tests.protocol.hidden import Found, Needle, needles, search, telling_files
 from tests.protocol.packing import (
     DAY,
     KEYS,
@@ -245,3 +247,15 @@ def test_the_same_life_unencrypted_tells_everything(tmp_path: Path) -> None:
         ("request", "uid"),
     ):  # fmt: skip
         assert expected in found
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_the_size_of_a_lone_file_is_told_where_it_is_not_encrypted(tmp_path: Path, *, encrypted: bool) -> None:
+    """Its compressed size, and what sealing adds, can be seen in any case."""
+    life = Life(tmp_path, encrypted=encrypted)
+    alone = MemorySource([replace(telling_files(1)[0], content=b"twelve thousand bytes " * 567)], name="alone")
+    pack(life.repo(), alone)
+    write_inventory(life.repo(), "default", DAY)
+    execute_scrub(life.repo(), plan_scrub(life.repo(), all_slots(life.repo()), percent=100))
+    size = Needle(alone.files[0].uid, "size", b"%d" % len(alone.files[0].content))
+    assert bool(search(life.store, [size])) != encrypted
