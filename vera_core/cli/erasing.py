@@ -34,6 +34,8 @@ def show_erasure(report: ErasureReport) -> None:
     show_figures(report)
     named = [item for item in report.files if item.outcome in TOLD]
     show_first([_line(item) for item in named])
+    if report.destroyed:
+        say(f"What became of the keys: vera erasures certificate {report.request}")
     if report.stage is Stage.WAITING:
         say(f"Nothing is erased before somebody else approves it: vera erasures approve {report.request}")
 
