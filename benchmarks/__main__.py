@@ -21,6 +21,7 @@ from benchmarks.growth import grow
 from benchmarks.machine import this_machine
 from benchmarks.packing import measure_memory, measure_s3
 from benchmarks.plot import plot
+from benchmarks.repacking import measure_repacking
 from benchmarks.report import rewrite
 from benchmarks.results import Growth, Results, load, save
 from benchmarks.tables import as_text, tables
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from benchmarks.corpus import Corpus
 
-PARTS = ("json", "mixed", "blobs", "growth", "s3", "encrypted", "erase")
+PARTS = ("json", "mixed", "blobs", "growth", "s3", "encrypted", "repack", "erase")
 MEMORY = "memory"
 KEY = "bench"
 """The transit key of encrypted repositories."""
@@ -57,6 +58,7 @@ class Run:
             "growth": self._growth,
             "s3": self._s3,
             "encrypted": self._encrypted,
+            "repack": self._repack,
             "erase": self._erase,
             MEMORY: self._memory,
         }
@@ -99,6 +101,11 @@ class Run:
         with EmbeddedS3(self._directory / "encrypted-s3") as server, self._transit("encrypted") as transit:
             world = World(self._directory / "encrypted-work", server, transit)
             return replace(self.results, encrypting=measure_encrypting(world, self._corpus("json")))
+
+    def _repack(self) -> Results:
+        with EmbeddedS3(self._directory / "repack-s3") as server, self._transit("repack") as transit:
+            world = World(self._directory / "repack-work", server, transit)
+            return replace(self.results, repacking=measure_repacking(world, self._corpus("json")))
 
     def _erase(self) -> Results:
         # Nine of ten slots' files would be left alone: a corpus with fewer says as much.

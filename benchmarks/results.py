@@ -125,6 +125,32 @@ class Encrypting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repacked:
+    """A shard that was packed to S3, of which `left_out` files were erased, and the others (`files`) repacked."""
+
+    packed: Packed
+    files: int
+    left_out: int
+    seconds: float
+    cpu_seconds: float
+    own_bytes: int
+    helper_bytes: int
+
+    @property
+    def files_per_second(self) -> float:
+        """The speed of what moves."""
+        return self.files / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repacking:
+    """Repacking, unencrypted and encrypted."""
+
+    plain: Repacked
+    encrypted: Repacked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Packing few and many small files to S3."""
 
@@ -185,6 +211,7 @@ class Results:
     memory: Memory | None = None
     erasing: Erasing | None = None
     encrypting: Encrypting | None = None
+    repacking: Repacking | None = None
 
 
 _RESULTS = TypeAdapter(Results)

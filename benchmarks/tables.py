@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Memory,
         OnS3,
         Packed,
+        Repacked,
+        Repacking,
         Results,
     )
 
@@ -53,6 +55,8 @@ def tables(results: Results) -> dict[str, list[Table]]:
         found["s3"] = [_s3(results.s3)]
     if results.encrypting is not None:
         found["encrypted"] = [_encrypting(results.encrypting)]
+    if results.repacking is not None:
+        found["repack"] = [_repacking(results.repacking)]
     if results.memory is not None:
         found["memory"] = [_memory(results.memory)]
     if results.erasing is not None:
@@ -243,6 +247,24 @@ def _encrypting(encrypting: Encrypting) -> Table:
     ]
     columns = ("", "unencrypted", "with common dictionaries", "encrypted")
     return Table(f"Packing {encrypting.plain.files:,} files to the embedded S3, encrypted", columns, rows)
+
+
+def _repacking(repacking: Repacking) -> Table:
+    runs = (repacking.plain, repacking.encrypted)
+
+    def row(what: str, of: Callable[[Repacked], str]) -> tuple[str, ...]:
+        return (what, *(of(run) for run in runs))
+
+    rows = [
+        row("files/s moved", lambda run: f"{run.files_per_second:,.0f}"),
+        row("of packing", lambda run: f"{run.files_per_second / run.packed.files_per_second:.2f}"),
+        row("CPU of VERA and its helpers, us/file moved", lambda run: f"{run.cpu_seconds / run.files * 1e6:.1f}"),
+        row("of packing, us/file", lambda run: f"{run.packed.cpu_seconds / run.packed.files * 1e6:.1f}"),
+        row("peak of the process, MiB", lambda run: f"{run.own_bytes / MIB:,.0f}"),
+        row("with those of its helpers, MiB", lambda run: f"{(run.own_bytes + run.helper_bytes) / MIB:,.0f}"),
+    ]
+    title = f"Repacking a shard of {repacking.plain.packed.files:,} files on the embedded S3"
+    return Table(title, ("", "unencrypted", "encrypted"), rows)
 
 
 def _rows_of(runs: Sequence[Packed]) -> Callable[[str, Callable[[Packed], str]], tuple[str, ...]]:

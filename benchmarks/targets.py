@@ -9,7 +9,7 @@ from benchmarks.peers import VERA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.results import Comparison, Encrypting, Erasing, Grown, Lookups, Memory, OnS3, Results
+    from benchmarks.results import Comparison, Encrypting, Erasing, Grown, Lookups, Memory, OnS3, Repacking, Results
 
 MIB = 1 << 20
 RANDOM_ACCESS = ("zip", "sqlite-zstd", "swh-zstd")
@@ -42,6 +42,8 @@ def targets(results: Results) -> list[Target]:
         found += _s3(results.s3)
     if results.encrypting is not None:
         found += _encrypting(results.encrypting)
+    if results.repacking is not None:
+        found += _repacking(results.repacking)
     if results.memory is not None:
         found += _memory(results.memory)
     if results.erasing is not None:
@@ -124,6 +126,12 @@ def _encrypting(encrypting: Encrypting) -> Iterator[Target]:
     ratio = encrypted.files_per_second / common.files_per_second
     yield _at_least("encrypted: files/s, of unencrypted with the same codecs", ratio, 0.8)
     yield _memory_limit(f"encrypted: memory of packing {encrypted.files:,} files", encrypted.own_bytes)
+
+
+def _repacking(repacking: Repacking) -> Iterator[Target]:
+    for what, run in (("repack", repacking.plain), ("repack encrypted", repacking.encrypted)):
+        yield _at_least(f"{what}: files/s, of packing", run.files_per_second / run.packed.files_per_second, 0.5)
+        yield _memory_limit(f"{what}: memory of moving {run.files:,} files", run.own_bytes)
 
 
 def _memory(memory: Memory) -> Iterator[Target]:

@@ -21,6 +21,7 @@ from benchmarks.packing import Kind, pack_s3
 from benchmarks.peers import PEERS
 from benchmarks.process import Meter
 from benchmarks.reading import measure_reads
+from benchmarks.repacking import repack_one
 from benchmarks.report import rewrite
 from benchmarks.results import (
     Comparison,
@@ -31,6 +32,7 @@ from benchmarks.results import (
     Lookups,
     Machine,
     Packed,
+    Repacking,
     Results,
     load,
     save,
@@ -174,6 +176,26 @@ def test_destroying_keys_is_measured(tmp_path: Path, embedded_s3: EmbeddedS3) ->
         corpus = record_corpus(tmp_path / "it", 200)
         found = erase_slots(world, corpus, make_database(corpus), 2, encrypt=True)
     assert (found["files"], found["slots"]) == (40, 4)
+
+
+def test_repacking_is_measured_against_packing(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
+    corpus = record_corpus(tmp_path / "it", 200)
+    database = make_database(corpus)
+    (tmp_path / "bao").mkdir()
+    with OpenBao(tmp_path / "bao") as bao:
+        bao.keys(key="bench")
+        world = World(tmp_path, embedded_s3, Transit(bao.address, "bench", bao.root.token), count(300))
+        plain, encrypted = (repack_one(world, corpus, database, kind) for kind in (Kind.PLAIN, Kind.ENCRYPTED))
+    assert (plain.files, plain.left_out) == (encrypted.files, encrypted.left_out) == (140, 60)
+
+    def shown(seconds: float) -> Results:
+        packed = replace(plain.packed, seconds=1.0)
+        runs = [replace(run, packed=packed, seconds=seconds) for run in (plain, encrypted)]
+        return Results(machine=MACHINE, comparisons={}, repacking=Repacking(plain=runs[0], encrypted=runs[1]))
+
+    assert [target.met for target in targets(shown(1.4))] == [True] * 4
+    assert [target.met for target in targets(shown(1.5))] == [False, True] * 2
+    assert len(tables(shown(1.0))["repack"][0].rows) == 6
 
 
 def test_packing_encrypted_is_measured_against_packing_openly(tmp_path: Path, embedded_s3: EmbeddedS3) -> None:
