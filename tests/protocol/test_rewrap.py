@@ -190,7 +190,7 @@ def test_killed_at_any_write_it_goes_on(
     assert isinstance(copy, MemoryStore)
     watched = FaultyStore(copied(memory_store))
     rewrap(opened(watched, tmp_path, kek, copied(copy)))
-    writes = [number for number, call in enumerate(watched.calls, 1) if call.kind in {"put", "delete"}]
+    writes = [number for number, call in enumerate(watched.calls, 1) if call.kind in {"put", "delete_batch"}]
     for number in writes[::3]:
         home, other = copied(memory_store), copied(copy)
         dying = FaultyStore(home, [Rule(Action.RUN_BEFORE, nth=number, times=None, run=_die)])

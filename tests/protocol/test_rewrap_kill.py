@@ -34,7 +34,8 @@ KILLS = [
     (Action.KILL_AFTER, "put", "*/tenant.keys", 1),
     (Action.KILL_BEFORE, "put", "*/2026*.keys", 1),
     (Action.KILL_AFTER, "put", "*/2026*.keys", 2),
-    (Action.KILL_BEFORE, "delete", "*/2026*.keys", 1),
+    (Action.KILL_BEFORE, "delete_batch", "*.keys", 1),
+    (Action.KILL_AFTER, "delete_batch", "*.keys", 1),
     (Action.KILL_BEFORE, "put", "*/audit/*/000002.json", 1),
 ]
 

@@ -31,7 +31,7 @@ BATCH = 400
 """Keys at once: as many as a key service takes in one call."""
 BATCH_BYTES = 64 << 20
 """Of what is read at once, but for one key that has more."""
-THREADS = 8
+THREADS = 16
 """Reads and writes at once: what they wait for is the store."""
 
 

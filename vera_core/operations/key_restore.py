@@ -2,7 +2,7 @@
 
 Where a place has no keyring of a shard, a damaged, hidden or older one, it gets the newest of all places, once the KEK
 has opened it and its revision is what the slot's log asks for. So nothing that was erased comes back: a lower revision
-is never put anywhere. What lies below a newer revision is purged by erasures (`vera erasures run`).
+is never put anywhere. What lies below a newer revision is purged by erasures (`vera erasures destroy`).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class _Restoring:
         chosen = max(opened, key=lambda seen: seen.revision)
         if len({opened[seen].tree.nodes for seen in opened if seen.revision == chosen.revision}) > 1:
             what = f"the places hold different keyrings of revision {chosen.revision}"
-            todo = "An erasure may be under way: run `vera erasures run`, then this again."
+            todo = "An erasure may be under way: run `vera erasures destroy`, then this again."
             return _Part([], [Finding(what=what, key=shard.key, todo=todo)])
         lock = keyring_lock(self.repo, shard)
         behind = [(seen, _why(seen, chosen) or ("" if seen in opened else "does not open")) for seen in looks]

@@ -10,20 +10,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.errors import RestrictedError, UnavailableError, VeraError
+from vera_core.errors import UnavailableError, VeraError
 from vera_core.keys.envelope import rewrap_envelopes
 from vera_core.keyspace import KeyKind
 from vera_core.operations.audited import audited
 from vera_core.operations.key_census import THREADS, Tally, kek_version, looks, summed
 from vera_core.operations.key_objects import lock_of, look_under
 from vera_core.operations.report import Finding, Report, figure
+from vera_core.store.base import MissingObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from vera_core.keys.envelope import Envelope
     from vera_core.keys.service import KeyService, Outcome
@@ -96,7 +97,7 @@ def execute_rewrap(
     with audited(repo, "rewrap", {"kek": plan.kek, "version": plan.current, "behind": plan.behind}) as outcome:
         tallies = [run.place(place, tenant) for place in repo.key_places()]
         census = summed(run.service, tallies)
-        outcome.update(run.counts, behind=census.behind)
+        outcome.update(dict(run.counts), behind=census.behind)
     whole = tenant is None and not any(line.error for line in census.places)
     return RewrapReport(
         ok=census.ok and not census.behind, kek=census.kek, places=census.places, findings=census.findings,
@@ -125,21 +126,32 @@ class _Run:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="vera-rewrap") as pool:
             try:
                 for batch in looks(self.repo, place, tenant):
-                    for left in pool.map(self._key, batch, self._rewrapped(batch)):
-                        self._take(tally, left)
+                    left = list(pool.map(self._key, batch, self._rewrapped(batch)))
+                    self._remove(place, [info for item in left for info in item.replaced])
+                    self._take(tally, left)
             except UnavailableError as trouble:
                 if "place" not in trouble.where:
                     raise
                 tally.fail(trouble)
         return tally
 
-    def _take(self, tally: Tally, left: _Left) -> None:
-        tally.take(left.seen, left.envelope)
-        tally.findings += left.findings
-        self.counts.update(left.counts)
-        self.done += 1
+    def _take(self, tally: Tally, batch: Sequence[_Left]) -> None:
+        for left in batch:
+            tally.take(left.seen, left.envelope)
+            tally.findings += left.findings
+            self.counts[left.outcome] += 1
+            if left.seen.object.parsed.kind is KeyKind.TENANT_KEY:
+                self.counts["kept"] += len(left.seen.same) + (left.outcome == "rewrapped")
+        self.done += len(batch)
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done))
+
+    def _remove(self, place: KeyPlace, infos: Sequence[VersionInfo]) -> None:
+        """Deletes versions in whose place newer ones stand, but those that are locked."""
+        with place.reached():
+            refused = place.store.delete_batch((info.key, info.version_id) for info in infos)
+        self.counts["kept"] += len(refused)
+        self.counts["removed"] += len(infos) - len(refused)
 
     def _is_behind(self, seen: KeyLook) -> bool:
         return seen.envelope is not None and 0 < kek_version(self.service, seen.envelope) < self.current
@@ -157,43 +169,35 @@ class _Run:
                 return self._unchanged(seen)
             if isinstance(outcome, VeraError):
                 finding = Finding(what=outcome.what, key=seen.info.key, todo=outcome.todo)
-                return _Left(seen, seen.envelope, [finding])
-            if seen.replace(outcome, lock_of(seen.object.place, seen.info, self.repo.clock.now())):
-                return _Left(seen, outcome, [], self._removed(seen, [seen.info, *seen.same]) + Counter(rewrapped=1))
+                return _Left(seen, seen.envelope, "failed", findings=[finding])
+            with suppress(MissingObjectError):  # an erasure has purged what was seen
+                if seen.replace(outcome, lock_of(seen.object.place, seen.info, self.repo.clock.now())):
+                    return _Left(seen, outcome, "rewrapped", self._spare(seen, [seen.info, *seen.same]))
             seen = look_under(self.repo, seen.object.place, seen.object.parsed.key)
             (outcome,) = self._rewrapped([seen])
         what = "others replace this key all the time; it is wrapped as before"
-        return _Left(seen, seen.envelope, [Finding(what=what, key=seen.object.parsed.key, todo="Run it again.")])
+        finding = Finding(what=what, key=seen.object.parsed.key, todo="Run it again.")
+        return _Left(seen, seen.envelope, "failed", findings=[finding])
 
     def _unchanged(self, seen: KeyLook) -> _Left:
-        if seen.info is None:
-            return _Left(seen, None)
         # What a run that was killed left beside the version that it had made.
-        removed = self._removed(seen, seen.same) if seen.on_top else Counter[str]()
-        return _Left(seen, seen.envelope, [], removed + Counter(before=1))
+        same = self._spare(seen, seen.same) if seen.on_top else ()
+        return _Left(seen, seen.envelope, "gone" if seen.info is None else "before", same)
 
-    def _removed(self, seen: KeyLook, infos: Sequence[VersionInfo]) -> Counter[str]:
-        """Deletes versions in whose place a newer one stands, but locked ones and those of tenant keys.
-
-        The first version of a tenant key says which secret it is.
-        """
-        counts: Counter[str] = Counter()
-        for info in infos:
-            try:
-                if seen.object.parsed.kind is KeyKind.TENANT_KEY:
-                    counts["kept"] += 1
-                else:
-                    seen.object.place.store.delete(info.key, version_id=info.version_id)
-                    counts["removed"] += 1
-            except RestrictedError:
-                counts["kept"] += 1
-        return counts
+    @staticmethod
+    def _spare(seen: KeyLook, infos: Sequence[VersionInfo]) -> Sequence[VersionInfo]:
+        """What of these may be deleted: of tenant keys none, for the first version says which secret it is."""
+        return infos if seen.object.parsed.kind is KeyKind.KEYRING else ()
 
 
 class _Left(NamedTuple):
-    """What was seen under a key, how it is wrapped afterwards (None: it is gone), what was found and done."""
+    """What was seen under a key, how it is wrapped afterwards (None: it is gone), and what may be deleted for that.
+
+    `outcome`: rewrapped, before (it was before), gone or failed.
+    """
 
     seen: KeyLook
     envelope: Envelope | None
+    outcome: str
+    replaced: Sequence[VersionInfo] = ()
     findings: Sequence[Finding] = ()
-    counts: Mapping[str, int] = MappingProxyType({})
