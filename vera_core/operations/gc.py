@@ -330,15 +330,15 @@ def _delete(repo: Repository, slot: Slot, lines: Sequence[GcLine], grace: timede
 
 
 def _delete_version(repo: Repository, line: GcLine) -> None:
-    """Deletes a version; of a keyring first all that registered copies have of it, for they are found by this one."""
-    if line.key.endswith(".keys"):
-        for place in repo.key_places()[1:]:
-            key = place.keys.root + line.key.removeprefix(repo.keys.root)
-            with place.reached():
-                there = [info.version_id for info in place.store.list_versions(key) if info.key == key]
-            for version_id in there:
-                place.store.delete(key, version_id=version_id)
-    repo.store.delete(line.key, version_id=line.version_id)
+    """Deletes a version; of a keyring every other one, too, in every place.
+
+    Raises:
+        RestrictedError: a lock or legal hold keeps it.
+    """
+    if not line.key.endswith(".keys"):
+        repo.store.delete(line.key, version_id=line.version_id)
+    elif not repo.keyrings.delete(shard_of(line.key)):
+        raise RestrictedError("a version of the keyring is locked in one of the places that keep it", key=line.key)
 
 
 def _delete_keyring(repo: Repository, state: SlotState, line: GcLine) -> None:
