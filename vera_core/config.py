@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vera_core.codec import MAX_INLINE
 from vera_core.errors import IncompatibleError, IntegrityError, NotFoundError, UsageError, VeraError
+from vera_core.format.sealed import MAX_SEALED_CONTENT
 from vera_core.model import Erasability, Lock, LockMode, Policy, RetentionClass, check_name
 from vera_core.routing import EpochState, Routing, RoutingEpoch, UidScheme
 from vera_core.store.chain import ChainedLog, Head, LogOptions
@@ -89,8 +90,9 @@ class RepositoryConfig:
                     f"retention class {retention.name!r} keeps files {retention.days} days",
                     todo=f"Allowed are 1 to {MAX_RETENTION_DAYS} days.",
                 )
-        if not 0 < self.inline_limit <= MAX_INLINE:
-            raise UsageError(f"the inline limit is {self.inline_limit} bytes, allowed are 1 to {MAX_INLINE}")
+        most = MAX_INLINE if self.encryption is None else MAX_SEALED_CONTENT
+        if not 0 < self.inline_limit <= most:
+            raise UsageError(f"the inline limit is {self.inline_limit} bytes, allowed are 1 to {most}")
         if len(set(names)) != len(names) or self.default_class not in names:
             raise UsageError("retention classes need distinct names, and the default class must be one of them")
 

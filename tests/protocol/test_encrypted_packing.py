@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.protocol.erasing import draft
 from tests.protocol.packing import (
     CONFIG,
+    DAY,
     File,
     MemorySource,
     assert_archived,
@@ -22,13 +25,17 @@ from tests.protocol.repacking import append
 from tests.protocol.test_races import damage
 from tests.protocol.test_repack import ONE_SLOT, Clock
 from vera_core.config import Encryption
-from vera_core.errors import IntegrityError, UnavailableError
+from vera_core.errors import IntegrityError, UnavailableError, UsageError
+from vera_core.format.sealed import MAX_SEALED_CONTENT
 from vera_core.keyspace import keyring_of, shard_of
 from vera_core.model import Erasability, RetentionClass
 from vera_core.operations.doctor import execute_doctor, plan_doctor
+from vera_core.operations.erasures import submit
 from vera_core.operations.gc import GcPlan, GcReport, execute_gc, plan_gc
 from vera_core.operations.putback import put_back
+from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
+from vera_core.source.rows import RejectReason
 from vera_core.store.faulty import Action, FaultyStore, Rule
 from vera_core.store.memory import MemoryStore
 
@@ -133,6 +140,43 @@ def test_a_keyring_that_was_stored_though_its_reply_was_lost_is_not_refused(worl
     pack(world.repo(repeating), source)
     assert_archived(world.store, world.spool, source)
     assert len([info for info in world.store.list_versions("") if info.key.endswith(".keys")]) == 2, "tenant's too"
+
+
+def test_an_erasure_while_rows_are_judged_is_no_error(world: World) -> None:
+    """The latest version of a row's file loses its key after the packer has read the log, and before it is compared."""
+    source = MemorySource([File("doc/1", b"1"), File("doc/2", b"2")])
+    pack(world.repo(), source)
+    erased: list[int] = []
+
+    def erase() -> None:
+        if not erased:
+            erased.append(0)
+            erased[0] = submit(world.repo(), draft("doc/1")).erased
+
+    keyring = f"*/{'?' * 32}.keys"
+    racing = FaultyStore(world.store, [Rule(Action.RUN_BEFORE, "get", keyring, run=erase)])
+    report = pack(world.repo(racing), MemorySource(source.files, name="again"))
+    assert erased == [1]
+    assert (report.equal, report.rejects) == (1, {RejectReason.ERASED: 1})
+
+
+def test_what_is_too_large_to_be_sealed_is_a_reject_and_no_crash(tmp_path: Path) -> None:
+    """Whatever its uid and attributes, what is not above the inline limit can be sealed."""
+    store, encryption = MemoryStore(), Encryption(local_kek().kek)
+    with pytest.raises(UsageError, match="inline limit"):
+        make_repository(MemoryStore(), tmp_path, encryption=encryption, inline_limit=MAX_SEALED_CONTENT + 1)
+    repo = make_repository(store, tmp_path, encryption=encryption, inline_limit=MAX_SEALED_CONTENT)
+    attributes = ("m" * 127, (("k", "v" * 4091),))
+    files = [
+        File(
+            "u" * 512, random.Random(1).randbytes(MAX_SEALED_CONTENT), media_type=attributes[0], metadata=attributes[1]
+        ),
+        File("large", bytes(MAX_SEALED_CONTENT + 1)),
+    ]
+    source = MemorySource(files, big=MAX_SEALED_CONTENT)
+    report = pack(repo, source)
+    assert (report.archived, report.rejects) == (1, {RejectReason.TOO_BIG: 1})
+    assert Retriever(opened(store, tmp_path)).get("u" * 512, DAY) == files[0].content
 
 
 @pytest.mark.parametrize("gone", [False, True])
