@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,7 @@ from vera_core.keys.keyring import Wanted, open_keyrings
 from vera_core.keyspace import KeyKind, shard_of
 from vera_core.operations import certificates
 from vera_core.operations.certificates import certificates_of, verify_certificates
+from vera_core.operations.deadlines import survey_requests
 from vera_core.operations.destroy_again import destroy_again
 from vera_core.operations.erasure_reports import Stage, show_request
 from vera_core.operations.erasures import decline, run_due, run_request, submit
@@ -195,6 +197,12 @@ def test_a_copy_that_cant_be_reached_leaves_the_request_open(memory_store: Memor
     assert_destroyed(repo, memory_store, uids=(UID,))
     with pytest.raises(NotFoundError, match="nothing of the request is certified yet"):
         certificates_of(repo, "default", "r-1")
+    late = survey_requests(repo, "default", timedelta(0))
+    assert (late.unfinished, late.ok) == (1, False)
+    assert [finding.what for finding in late.findings] == [
+        "a file can't be seen any more, but can still be decrypted: the keys are not destroyed yet"
+    ]
+    assert survey_requests(repo, "default", timedelta(hours=48)).ok
     with unreachable(copy):
         assert run_due(opened(memory_store, tmp_path), "default").findings
     run = run_due(opened(memory_store, tmp_path), "default")

@@ -123,7 +123,8 @@ def _judge(repo: Repository, request: ErasureRequest, within: timedelta, now: da
     key = repo.keys.request_prefix(request.tenant, request.id)
     left = len(request.undestroyed)
     if left and request.last_erased is not None and now > request.last_erased + within / NEAR:
-        what = f"the keys of {left:,} files are not destroyed, though the files are out of sight"
+        files = f"{left:,} files" if left > 1 else "a file"
+        what = f"{files} can't be seen any more, but can still be decrypted: the keys are not destroyed yet"
         return [Finding(what=what, key=key, todo="`vera erasures run` destroys them, or says what keeps it.")]
     if not waiting:
         return []

@@ -330,13 +330,13 @@ def _condemn(rings: SlotRings) -> None:
 
 
 def _reachable(places: Sequence[KeyPlace]) -> tuple[list[KeyPlace], VeraError | None]:
-    """The places that answer, and why the first does not that doesn't: asked once, so that no slot waits for it."""
-    there: list[KeyPlace] = []
+    """The places that answer, and what is wrong with the first copy that does not: asked once, not for each slot."""
+    there = list(places[:1])
     failed: VeraError | None = None
-    for place in places:
+    for place in places[1:]:
         try:
             with place.reached():
-                next(iter(place.store.list_versions(place.keys.tenants_prefix)), None)
+                next(iter(place.store.list_versions(place.keys.config_prefix)), None)  # where a copy has nothing
         except VeraError as error:
             failed = failed or error
         else:
