@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from vera_core.errors import UsageError
 from vera_core.model import check_name
-from vera_core.operations.freeze import frozen_manifests
 from vera_core.source.base import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from vera_core.model import Slot
     from vera_core.operations.freeze import FrozenManifest
@@ -43,8 +43,11 @@ def awaited(repo: Repository, tenant: str, wanted: Mapping[Slot, Collection[str]
 def _search(
     repo: Repository, window: Window, wanted: Mapping[Slot, Collection[str]], found: dict[Slot, set[str]]
 ) -> None:
+    # What reads tables takes longer to load than most erasures take: only for who does not find a file.
+    freeze = import_module("vera_core.operations.freeze")
     with repo.scratch() as scratch:
-        for frozen in frozen_manifests(repo, window, scratch):
+        manifests: Sequence[FrozenManifest] = freeze.frozen_manifests(repo, window, scratch)
+        for frozen in manifests:
             for segment in frozen.manifest.segments:
                 names = wanted.get(segment.slot, ())
                 for first, end in _gaps(repo, frozen, segment) if names else ():
