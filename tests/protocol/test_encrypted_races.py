@@ -25,7 +25,7 @@ from vera_core.format import FileSource, ShardReader
 from vera_core.keys.keyring import Wanted, open_keyrings
 from vera_core.keyspace import keyring_of
 from vera_core.operations.doctor import plan_doctor
-from vera_core.operations.erasure_reports import Stage
+from vera_core.operations.erasure_reports import Stage, show_request
 from vera_core.operations.erasures import submit
 from vera_core.operations.hold import execute_hold
 from vera_core.operations.key_survey import survey_keys
@@ -164,6 +164,41 @@ def test_an_erasure_follows_a_repack_that_died_at_any_request(tmp_path: Path) ->
         with suppress(VeraError):
             repack(opened(FaultyStore(store, dying), tmp_path))
         late_erasure(store, tmp_path)
+        assert_ends_well(store, tmp_path, before)
+
+
+def test_a_repack_follows_an_erasure_that_died_at_any_request(tmp_path: Path) -> None:
+    """The request is open then; whoever goes on with it destroys what the repack carried over, if it did."""
+    template = prepared(tmp_path)
+    before = living(opened(template, tmp_path))
+    order = draft(LATE, request="r-2")
+    for nth in range(1, calls_of(template, tmp_path, lambda repo: submit(repo, order)) + 1):
+        store = copied(template)
+        dying = [Rule(Action.LOSE_REPLY, nth=nth), Rule(Action.FAIL, nth=nth + 1, times=None)]
+        with suppress(VeraError):
+            submit(opened(FaultyStore(store, dying), tmp_path), order)
+        assert repack(opened(store, tmp_path)).ok
+        assert submit(opened(store, tmp_path), order).stage is Stage.DONE
+        assert_ends_well(store, tmp_path, before)
+
+
+def test_an_erasure_that_dies_before_the_keys_while_a_repack_runs_is_finished_later(tmp_path: Path) -> None:
+    """The repack may carry the file over, out of sight, as long as its request is open."""
+    template = prepared(tmp_path)
+    before = living(opened(template, tmp_path))
+    order = draft(LATE, request="r-2")
+
+    def die(store: MemoryStore) -> None:
+        dying = FaultyStore(store, [Rule(Action.FAIL, "put", "*.keys", times=None)])
+        with suppress(VeraError):
+            submit(opened(dying, tmp_path), order)
+
+    for nth in range(1, calls_of(template, tmp_path, repack) + 1):
+        store = copied(template)
+        assert repack(opened(racing(store, nth, die), tmp_path)).ok, nth
+        assert LATE not in {uid for _, uid, _ in living(opened(store, tmp_path))}
+        assert show_request(opened(store, tmp_path), "default", "r-2").stage is Stage.HIDDEN
+        assert submit(opened(store, tmp_path), order).stage is Stage.DONE
         assert_ends_well(store, tmp_path, before)
 
 
