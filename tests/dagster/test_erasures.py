@@ -358,7 +358,7 @@ def test_a_scrub_proves_and_names_what_is_damaged(archive: Archive, instance: Da
     whole = {"vera_prove": {"config": {"percent": 100.0}}}
     assert archive.run(instance, "vera_scrub", run_config={"ops": whole}).success
     assert all(passed(record) for record in scrubbed(instance).values())
-    assert set(scrubbed(instance)) == {"integrity", "worm_lock", "legal_hold", "slot_log", "sidecar"}
+    assert set(scrubbed(instance)) == {"integrity", "keyring", "worm_lock", "legal_hold", "slot_log", "sidecar"}
 
     shard = archive.repo.slot_log(next(all_slots(archive.repo))).load().live()[0]
     (version,) = archive.store._keys[shard.key]
