@@ -124,7 +124,7 @@ def _s3(s3: OnS3) -> Iterator[Target]:
 def _encrypting(encrypting: Encrypting) -> Iterator[Target]:
     common, encrypted = encrypting.common, encrypting.encrypted
     ratio = encrypted.files_per_second / common.files_per_second
-    yield _at_least("encrypted: files/s, of unencrypted with the same codecs", ratio, 0.8)
+    yield _at_least("encrypted: files/s, of unencrypted with the same codecs", ratio, 0.75)
     yield _memory_limit(f"encrypted: memory of packing {encrypted.files:,} files", encrypted.own_bytes)
 
 
