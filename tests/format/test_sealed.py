@@ -130,7 +130,7 @@ def test_whatever_says_something_of_a_file_is_sealed() -> None:
 @pytest.mark.parametrize("name", make.ENCRYPTED)
 def test_every_changed_byte_is_found_without_keys(name: str) -> None:
     data = GOLDEN[name]
-    for at in range(0, len(data), 23):
+    for at in range(0, len(data), max(23, len(data) // 1000)):
         damaged = data[:at] + bytes((data[at] ^ 0x10,)) + data[at + 1 :]
         with pytest.raises((FormatError, IncompatibleError)):
             opened(damaged).verify()
@@ -198,7 +198,7 @@ def test_the_writer_takes_sealed_files_only() -> None:
         made.append_batch(names._replace(uids=names.uids[::-1]), batch)
     with pytest.raises(UsageError, match="from 5 on came where 0 is next"):
         made.append_batch(names, batch, first=5)
-    with pytest.raises(UsageError, match="streamed"):
+    with pytest.raises(UsageError, match="streamed to an encrypted shard only if it is sealed"):
         made.append_stream(UIDS[0], 0, io.BytesIO(b"x"), 1)
     assert made.append_batch(names, batch, first=0) == 0
     assert made.finish().entries == 3

@@ -27,7 +27,7 @@ from vera_core.format.columns import Body, encode_attributes, parse_attributes, 
 from vera_core.format.directory import parse_dictionary, parse_directory
 from vera_core.format.groups import KEYED, PLAIN, Group
 from vera_core.format.index import Page
-from vera_core.format.sealed import HEAD, parse_inside
+from vera_core.format.sealed import FIRST_PLAINTEXT, HEAD, first_plaintext, parse_first, parse_inside
 from vera_core.format.stream import Whole, decode_stream
 from vera_core.model import Codec
 from vera_core.zstd_frame import MAX_WINDOW, FrameFeed, check_frame
@@ -268,6 +268,16 @@ def inside(data: bytes) -> None:
     assert data == b"".join((head, uid, more or bytes(lengths[1]), stored))
 
 
+def first(data: bytes) -> None:
+    """What a sealed stream may begin with, but for the zeros at its end: what is read is written again."""
+    plaintext = data.ljust(FIRST_PLAINTEXT, b"\0")
+    found = parse_first(plaintext)
+    uid, more = found.uid.encode(), encode_attributes(found.media_type, found.metadata)
+    again = first_plaintext(found.created_at, uid, more, (found.stored.size, found.stored.codec))
+    nothing = not more and plaintext[20:22] == b"\1\0"
+    assert plaintext == (again[:20] + b"\1\0" + again[22:] if nothing else again)
+
+
 def fixed(data: bytes) -> None:
     """Header, footer and section table, sealed: what is read is written again, as far as it is not reserved."""
     out = bytearray(seal(data))
@@ -335,6 +345,7 @@ TARGETS = {
         Target(directory, 1, 2048),
         Target(attributes, 1, 512),
         Target(inside, 1, 512),
+        Target(first, 1, 1024),
         Target(fixed, 1, 2048),
     )
 }

@@ -48,6 +48,28 @@ def sealed(secret: bytes, bound: bytes, plaintext: bytes) -> bytes:
     return nonce + AESGCM(encryption).encrypt(nonce, plaintext, bound)
 
 
+def segment(secret: bytes, ids: bytes, place: tuple[int, int, int], plaintext: bytes) -> bytes:
+    """A segment of a sealed stream; `place` is ordinal, number, and whether it is the last."""
+    encryption, nonces = derive(secret, "vera-stream-keys-v1")
+    at = struct.pack("<QIB", *place)
+    nonce = hmac.new(nonces, at + plaintext, hashlib.sha256).digest()[:12]
+    return nonce + AESGCM(encryption).encrypt(nonce, plaintext, ids + at)
+
+
+def opened_segments(secret: bytes, ids: bytes, ordinal: int, stored: bytes) -> list[bytes]:
+    """The plaintexts of a sealed stream's segments."""
+    encryption, _ = derive(secret, "vera-stream-keys-v1")
+    full = (1 << 20) + 28
+    middle = stored[5120:-60]
+    sealed = [stored[:5120], *(middle[at : at + full] for at in range(0, len(middle), full)), stored[-60:]]
+    return [
+        AESGCM(encryption).decrypt(
+            each[:12], each[12:], ids + struct.pack("<QIB", ordinal, number, number == len(sealed) - 1)
+        )
+        for number, each in enumerate(sealed)
+    ]
+
+
 def subkey(secret: bytes, purpose: str) -> bytes:
     """HKDF-SHA-256 for 32 bytes without salt: RFC 5869, sections 2.2 and 2.3."""
     extracted = hmac.new(bytes(32), secret, hashlib.sha256).digest()
@@ -73,6 +95,11 @@ def vectors() -> dict[str, Any]:
     return {
         "tree": [_tree(root, 1, {0}), _tree(root, 3, {5}), _tree(root, 5, {0, 1, 2, 17, 31}), _tree(root, 20, None)],
         "file": [_file(root, 0, b""), _file(root, 3, b"a sealed file"), _file(root, (1 << 20) - 1, bytes(range(256)))],
+        "segment": [
+            _segment(root, (0, 0, 0), b""),
+            _segment(root, (0, 1, 0), b"some stored bytes of the content"),
+            _segment(root, (0, 2, 1), hashlib.sha256(b"the content").digest()),
+        ],
         "tenant": [_tenant(bytes(range(100, 132)))],
         "envelope": [_envelope(root)],
     }
@@ -98,6 +125,20 @@ def _file(root: bytes, ordinal: int, plaintext: bytes) -> dict[str, Any]:
         "leaf": secret.hex(),
         "plaintext": plaintext.hex(),
         "stored": sealed(secret, bound, plaintext).hex(),
+    }
+
+
+def _segment(root: bytes, place: tuple[int, int, int], plaintext: bytes) -> dict[str, Any]:
+    repository, keyring, secret = b"R" * 16, b"K" * 16, leaf(root, 20, place[0])
+    return {
+        "repository_id": repository.hex(),
+        "keyring_id": keyring.hex(),
+        "ordinal": place[0],
+        "number": place[1],
+        "last": place[2],
+        "leaf": secret.hex(),
+        "plaintext": plaintext.hex(),
+        "stored": segment(secret, repository + keyring, place, plaintext).hex(),
     }
 
 

@@ -101,7 +101,8 @@ def living(repo: Repository) -> dict[tuple[Slot, str, Origin], Kept]:
 def contents_of(opener: Opener, entries: Sequence[Entry]) -> dict[int, tuple[Entry, bytes]]:
     """Entries of a shard opened, with their contents, by ordinal."""
     if opener.reader.streamed:
-        return {entry.ordinal: (entry, b"".join(opener.reader.read_stream(entry))) for entry in entries}
+        streams = map(opener.stream, entries)
+        return {entry.ordinal: (entry, b"".join(content)) for entry, content in streams}
     return {entry.ordinal: (entry, content) for entry, content in opener.read_many(entries)}
 
 

@@ -32,6 +32,7 @@ from vera_core.model import Erasability, RetentionClass
 from vera_core.operations.doctor import execute_doctor, plan_doctor
 from vera_core.operations.erasures import submit
 from vera_core.operations.gc import GcPlan, GcReport, execute_gc, plan_gc
+from vera_core.operations.lookup import ShardReaders
 from vera_core.operations.putback import put_back
 from vera_core.operations.retrieve import Retriever
 from vera_core.operations.walk import all_slots
@@ -160,7 +161,7 @@ def test_an_erasure_while_rows_are_judged_is_no_error(world: World) -> None:
     assert (report.equal, report.rejects) == (1, {RejectReason.ERASED: 1})
 
 
-def test_what_is_too_large_to_be_sealed_is_a_reject_and_no_crash(tmp_path: Path) -> None:
+def test_what_is_too_large_to_be_sealed_whole_is_sealed_as_a_stream(tmp_path: Path) -> None:
     """Whatever its uid and attributes, what is not above the inline limit can be sealed."""
     store, encryption = MemoryStore(), Encryption(local_kek().kek)
     with pytest.raises(UsageError, match="inline limit"):
@@ -175,8 +176,16 @@ def test_what_is_too_large_to_be_sealed_is_a_reject_and_no_crash(tmp_path: Path)
     ]
     source = MemorySource(files, big=MAX_SEALED_CONTENT)
     report = pack(repo, source)
-    assert (report.archived, report.rejects) == (1, {RejectReason.TOO_BIG: 1})
-    assert Retriever(opened(store, tmp_path)).get("u" * 512, DAY) == files[0].content
+    assert (report.archived, report.rejects) == (2, {})
+    readers, places = ShardReaders(repo), []
+    for file in files:
+        assert Retriever(opened(store, tmp_path)).get(file.uid, DAY) == file.content
+        slot = Retriever(repo).slot(file.uid, DAY)
+        name = repo.naming("default").name(file.uid)
+        places += [
+            readers.reader(s).streamed for s in repo.slot_log(slot).load().live() if readers.reader(s).find(name)
+        ]
+    assert places == [False, True]
 
 
 @pytest.mark.parametrize("gone", [False, True])

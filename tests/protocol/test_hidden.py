@@ -83,7 +83,8 @@ class Life:
         ledger = [replace(file, retention_class="ledger") for file in telling_files(4, prefix="hauptbuch")]
         lost = replace(telling_files(1, prefix="verloren")[0], fails="missing-file")
         refused = replace(telling_files(1, prefix="abgelehnt")[0], reject="bad-uid")
-        self.letters = MemorySource([*first, *ledger, lost, refused], name="letters")
+        big = [replace(file, content=file.content * 200) for file in telling_files(2, prefix="groß")]
+        self.letters = MemorySource([*first, *ledger, *big, lost, refused], name="letters")
         self.claims = MemorySource(telling_files(9, prefix="schäden"), name="claims")
         self.files = [*self.letters.files, *self.claims.files]
 

@@ -316,8 +316,6 @@ def _check_readable(version: int, incompat: int) -> None:
     if refused:
         names = ", ".join(f"unknown feature {flag:#x}" for flag in refused)
         raise IncompatibleError(f"the shard uses {names}, which this VERA does not read", todo=_UPGRADE)
-    if incompat & SEALED and incompat & STREAMED:
-        raise IncompatibleError("the shard holds an encrypted streamed file, which no VERA reads yet", todo=_UPGRADE)
     if incompat & SEALED not in (0, SEALED):
         raise FormatError("the shard has one of encryption and keyed uids without the other", todo=RESTORE)
 

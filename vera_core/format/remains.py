@@ -181,7 +181,7 @@ def _restored_header(data: bytes, footer: Footer | None, clues: Clues) -> bytes 
     checksums = {data[-4:]} if len(data) == layout.HEADER_SIZE else set()
     ids = {data[32:48], clues.repository_id}
     names = {data[52:116].rstrip(b"\0").decode("ascii", "replace"), clues.retention_class}
-    flags = {0, layout.STREAMED, layout.DICTIONARIES, layout.SEALED, layout.SEALED | layout.DICTIONARIES}
+    flags = {seal | sort for seal in (0, layout.SEALED) for sort in (0, layout.STREAMED, layout.DICTIONARIES)}
     if footer is not None:
         checksums = {footer.header_crc.to_bytes(4, "little")}
         ids, flags = {footer.repository_id}, {footer.incompat}

@@ -14,11 +14,11 @@ import numpy as np
 from vera_core.codec import MAX_INLINE, Stored
 from vera_core.errors import BadUidError, FormatError, UsageError
 from vera_core.format.columns import TIME_BIAS, parse_attributes
-from vera_core.format.layout import MAX_MEDIA_TYPE, MAX_METADATA, MAX_TIME, MIN_TIME, RESTORE
+from vera_core.format.layout import MAX_MEDIA_TYPE, MAX_METADATA, MAX_SIZE, MAX_TIME, MIN_TIME, RESTORE
 from vera_core.model import MAX_UID_BYTES, Codec, check_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,17 @@ HEAD = struct.Struct("<qIBBHH")
 MIN_SEALED = SEALING + HEAD.size + 1
 MAX_SEALED_CONTENT = MAX_INLINE - (SEALING + HEAD.size + MAX_UID_BYTES + 1 + MAX_MEDIA_TYPE + MAX_METADATA)
 """Largest content that is sealed whatever its uid and attributes: sealed files are held in memory, as others are."""
+
+STREAM_HEAD = struct.Struct("<qQBBHH")
+"""What the first segment of a sealed stream begins with: as `HEAD`."""
+SEGMENT = 1 << 20
+"""Stored bytes of the content in a segment of a sealed stream, but for the last ones."""
+FIRST_SEGMENT = 5120
+"""Bytes of the sealed first segment, whatever is in it: it shows no length of uid or attributes."""
+FIRST_PLAINTEXT = FIRST_SEGMENT - SEALING
+LAST_SEGMENT = SEALING + 32
+"""Bytes of the sealed last segment, which holds the SHA-256 of the content."""
+MAX_SEGMENTS = 1 << 32
 
 _DIGITS = b"0123456789abcdef"
 
@@ -90,16 +101,75 @@ def parse_inside(plaintext: bytes) -> Inside:
     Raises:
         FormatError: it is not what a writer seals.
     """
+    return _inside(plaintext, HEAD, MAX_INLINE)
+
+
+def first_plaintext(created_at: int, uid: bytes, attributes: bytes, content: tuple[int, Codec]) -> bytes:
+    """What is sealed in the first segment of a stream; `content` is its size and codec.
+
+    Raises:
+        UsageError: a time or size out of range.
+    """
+    size, codec = content
+    if not MIN_TIME <= created_at <= MAX_TIME or not 0 <= size < MAX_SIZE:
+        raise UsageError(f"time {created_at} or size {size} is out of range")
+    head = STREAM_HEAD.pack(created_at, size, codec, 0, len(uid), len(attributes))
+    return (head + uid + attributes).ljust(FIRST_PLAINTEXT, b"\0")
+
+
+def parse_first(plaintext: bytes) -> Inside:
+    """What is in the first segment of a stream; no content is.
+
+    Raises:
+        FormatError: it is not what a writer seals.
+    """
+    inside = _inside(plaintext, STREAM_HEAD, MAX_SIZE - 1)
+    stored = inside.stored
+    known = stored.codec in {Codec.RAW, Codec.ZSTD} and not stored.parameter
+    if len(plaintext) != FIRST_PLAINTEXT or stored.stored.strip(b"\0") or not known:
+        raise FormatError("a sealed stream states impossible values", todo=RESTORE)
+    return inside._replace(stored=stored._replace(stored=b""))
+
+
+def segments_of(stored_size: int) -> int:
+    """How many segments a sealed stream of so many bytes has; at least two.
+
+    Raises:
+        FormatError: none has so many bytes.
+    """
+    content = stored_size - FIRST_SEGMENT - LAST_SEGMENT
+    full, rest = divmod(content, SEGMENT + SEALING)
+    count = 2 + full + (rest > 0)
+    if content < 0 or 0 < rest <= SEALING or count > MAX_SEGMENTS:
+        raise FormatError(f"no sealed stream has {stored_size} bytes", todo=RESTORE)
+    return count
+
+
+def segment_lengths(stored_size: int) -> Iterator[int]:
+    """The bytes of each segment of a sealed stream, as it is sealed.
+
+    Raises:
+        FormatError: as `segments_of`.
+    """
+    left = stored_size - FIRST_SEGMENT - LAST_SEGMENT
+    for number in range(segments_of(stored_size) - 1):
+        length = FIRST_SEGMENT if number == 0 else min(left, SEGMENT + SEALING)
+        left -= length if number else 0
+        yield length
+    yield LAST_SEGMENT
+
+
+def _inside(plaintext: bytes, head: struct.Struct, most: int) -> Inside:
     try:
-        created_at, size, codec, parameter, uid_length, attributes_length = HEAD.unpack_from(plaintext)
+        created_at, size, codec, parameter, uid_length, attributes_length = head.unpack_from(plaintext)
     except struct.error:
         raise FormatError("a sealed file is too short for what it begins with", todo=RESTORE) from None
-    names = HEAD.size + uid_length
+    names = head.size + uid_length
     begin = names + attributes_length
-    if begin > len(plaintext) or codec not in _CODECS or size > MAX_INLINE or not MIN_TIME <= created_at <= MAX_TIME:
+    if begin > len(plaintext) or codec not in _CODECS or size > most or not MIN_TIME <= created_at <= MAX_TIME:
         raise FormatError("a sealed file states impossible values", todo=RESTORE)
     try:
-        uid = check_uid(plaintext[HEAD.size : names].decode())
+        uid = check_uid(plaintext[head.size : names].decode())
     except (BadUidError, UnicodeDecodeError):
         # Without the cause: errors are logged, and what was sealed is not for logs.
         raise FormatError("a sealed file has a uid that can't be", todo=RESTORE) from None

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import zstandard
 
 from vera_core.codec import MAX_INLINE, NO_DICTIONARIES, Stored, check_constant, crc32, decode
 from vera_core.encoding import Encoded, stream_compressor
-from vera_core.errors import FormatError
+from vera_core.errors import FormatError, UsageError
 from vera_core.model import Codec, Policy
 from vera_core.zstd_frame import FrameFeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import BinaryIO
 
     from vera_core.codec import Dictionaries
 
 CHUNK = 1 << 20
 """Bytes that streams take and give at a time. Part of the deterministic-bytes rule: zstd sees the same pieces."""
+
+
+class Hasher(Protocol):
+    """What digests a content as it passes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Takes the next bytes."""
+
+    def digest(self) -> bytes:
+        """The 32 bytes of all so far."""
+
+
+class Readable(Protocol):
+    """A file as far as it is read here."""
+
+    def read(self, length: int, /) -> bytes:
+        """At most `length` bytes; b"" at the end."""
+
+
+class Streamed(Protocol):
+    """A file on its way to a shard of its own: iterate once, over what is stored of it; then ask for its facts."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The stored bytes in pieces."""
+
+    def facts(self) -> Encoded:
+        """Those of the whole, once all pieces were taken; its `stored` is empty."""
 
 
 class StreamEncoder:
@@ -30,24 +56,28 @@ class StreamEncoder:
     larger than its content (3 bytes per 128 KiB at most): what was written can't be taken back.
     """
 
-    def __init__(self, first: bytes, size: int, policy: Policy = Policy.BALANCED) -> None:
+    def __init__(self, first: bytes, size: int, policy: Policy = Policy.BALANCED, hasher: Hasher | None = None) -> None:
         self._zstd = stream_compressor(first, size, policy)
-        self._sha256 = hashlib.sha256()
+        self._hasher = hasher or hashlib.sha256()
         self._crc = 0
         self.size = 0
         self.stored_size = 0
 
+    @property
+    def codec(self) -> Codec:
+        """What it encodes with."""
+        return Codec.RAW if self._zstd is None else Codec.ZSTD
+
     def feed(self, piece: bytes) -> bytes:
         """Takes the next piece of the content; returns stored bytes (perhaps none)."""
-        self._sha256.update(piece)
+        self._hasher.update(piece)
         self.size += len(piece)
         return self._count(piece if self._zstd is None else self._zstd.compress(piece))
 
     def finish(self) -> tuple[bytes, Encoded]:
         """The last stored bytes, and the facts of the whole; their `stored` is empty."""
         last = self._count(b"" if self._zstd is None else self._zstd.flush())
-        codec = Codec.RAW if self._zstd is None else Codec.ZSTD
-        return last, Encoded(codec, 0, b"", self._crc, self._sha256.digest(), self.size)
+        return last, Encoded(self.codec, 0, b"", self._crc, self._hasher.digest(), self.size)
 
     def _count(self, stored: bytes) -> bytes:
         self._crc = crc32(stored, self._crc)
@@ -55,7 +85,85 @@ class StreamEncoder:
         return stored
 
 
-def pieces(file: BinaryIO) -> Iterator[bytes]:
+class FileStream:
+    """A file of `size` bytes, encoded as it is read: a `Streamed`. Its first piece is read at once, for its codec.
+
+    `hasher` digests the content; SHA-256 where None.
+    """
+
+    def __init__(self, file: Readable, size: int, policy: Policy, hasher: Hasher | None = None) -> None:
+        self._coming = pieces(file)
+        self._first = next(self._coming, b"")
+        self._size = size
+        self._encoder = StreamEncoder(self._first, size, policy, hasher)
+        self._facts: Encoded | None = None
+
+    @property
+    def codec(self) -> Codec:
+        """How it is stored."""
+        return self._encoder.codec
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The stored bytes in pieces.
+
+        Raises:
+            UsageError: the file holds more or less than `size` bytes.
+        """
+        encoder, size = self._encoder, self._size
+        piece: bytes | None = self._first
+        while piece and encoder.size + len(piece) <= size:
+            yield encoder.feed(piece)
+            piece = next(self._coming, None)
+        if piece or encoder.size != size:
+            raise UsageError(
+                f"the file holds {'more than ' if piece else 'only '}{size if piece else encoder.size} of {size} bytes",
+                todo="It changed while it was read; pack it again.",
+            )
+        last, self._facts = encoder.finish()
+        yield last
+
+    def facts(self) -> Encoded:
+        """See `Streamed`."""
+        if self._facts is None:
+            raise UsageError("a stream has no digest before its end")
+        return self._facts
+
+
+class PiecesFile:
+    """Pieces of a content as a file, to be read from front to back."""
+
+    def __init__(self, content: Iterable[bytes]) -> None:
+        self._content = iter(content)
+        self._held = b""
+
+    def read(self, length: int, /) -> bytes:
+        """See `Readable`."""
+        if not self._held:
+            self._held = next((piece for piece in self._content if piece), b"")
+        taken, self._held = self._held[:length], self._held[length:]
+        return taken
+
+
+def recut(stored: Iterable[bytes], lengths: Iterable[int]) -> Iterator[bytes]:
+    """The same bytes in pieces of these lengths.
+
+    Raises:
+        FormatError: they are more, or fewer.
+    """
+    held, coming = bytearray(), iter(stored)
+    for length in lengths:
+        while len(held) < length:
+            piece = next(coming, None)
+            if piece is None:
+                raise FormatError("a stream is cut off")
+            held += piece
+        yield bytes(memoryview(held)[:length])
+        del held[:length]
+    if held or any(coming):
+        raise FormatError("bytes follow the end of a stream")
+
+
+def pieces(file: Readable) -> Iterator[bytes]:
     """The file in pieces of exactly `CHUNK` bytes, the last shorter, however its reads come."""
     while True:
         parts = []

@@ -24,13 +24,14 @@ from vera_core.format.stream import CHUNK, Whole, decode_stream
 from vera_core.model import check_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from vera_core.codec import Dictionaries
     from vera_core.format.groups import Group
     from vera_core.format.reader import ShardReader
+    from vera_core.model import Entry
 
 _FACTS = np.dtype(
     [
@@ -63,15 +64,22 @@ class Verified:
 
 
 class Unseal(Protocol):
-    """What opens the files of an encrypted shard: `keys.seals.Seals.digests`."""
+    """What opens the files of an encrypted shard: `keys.seals.Seals`."""
 
-    def __call__(
+    def digests(
         self, first: int, keyed_uids: Sequence[bytes], sealed: Sequence[bytes], dictionaries: Dictionaries, /
     ) -> bytes:
         """The keyed digests, end to end, of the contents of the sealed files with the ordinals from `first` on.
 
         Raises:
             IntegrityError: one is not what was sealed there.
+        """
+
+    def check_stream(self, entry: Entry, pieces: Iterable[bytes], /) -> None:
+        """Opens the sealed stream of an entry, whose stored bytes come in pieces.
+
+        Raises:
+            IntegrityError: it is not what was sealed there.
         """
 
 
@@ -94,7 +102,7 @@ def verify(reader: ShardReader, unseal: Unseal | None = None) -> Verified:
     sums, brought = _Sums(), _Brought()
     for number in range(len(reader.directory)):
         if reader.streamed:
-            _verify_streamed(reader, scan, sums)
+            _verify_streamed(reader, scan, sums, unseal)
         else:
             group, facts, stored = _verify_group(reader, scan, number, sums, brought)
             if unseal is not None:
@@ -262,7 +270,7 @@ def _verify_sealed(
     uids = group.body.uids()
     for first in range(0, len(group), _OPENED):
         end = min(first + _OPENED, len(group))
-        found = unseal(group.head.first + first, uids[first:end], sealed[first:end], reader.dictionaries())
+        found = unseal.digests(group.head.first + first, uids[first:end], sealed[first:end], reader.dictionaries())
         if found != facts["digest"][first:end].tobytes():
             raise FormatError("contents do not match their keyed digests", todo=RESTORE, entry=group.head.first + first)
 
@@ -306,7 +314,7 @@ def _name_wrong(reader: ShardReader, group: Group, rows: NDArray[np.int64], batc
     raise FormatError("contents of a group don't verify together", todo=RESTORE, group=group.head.position)
 
 
-def _verify_streamed(reader: ShardReader, scan: _Scan, sums: _Sums) -> None:
+def _verify_streamed(reader: ShardReader, scan: _Scan, sums: _Sums, unseal: Unseal | None) -> None:
     """Checks the only file of a streamed shard, which lies before the block that describes it."""
     directory = reader.directory
     group = reader.parse_group(0, reader.fetch(directory.blocks[0], directory.sizes[0]))
@@ -322,9 +330,13 @@ def _verify_streamed(reader: ShardReader, scan: _Scan, sums: _Sums) -> None:
             yield piece
 
     with Naming({"uid": entry.uid, "entry": 0}):
-        for content in decode_stream(Whole(entry.codec, entry.size, entry.parameter), pieces()):
-            hasher.update(content)
-        if crc != entry.crc32 or hasher.digest() != entry.sha256:
+        if unseal is not None and reader.encrypted:
+            unseal.check_stream(entry, pieces())
+        else:
+            for content in decode_stream(Whole(entry.codec, entry.size, entry.parameter), pieces()):
+                hasher.update(content)
+        # A keyed digest is the unsealing's to check.
+        if crc != entry.crc32 or not (reader.encrypted or hasher.digest() == entry.sha256):
             raise FormatError("the content does not match its checksums", todo=RESTORE)
     scan.take(directory.sizes[0])
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, digest
+from vera_core.codec import MAX_DICTIONARIES, MAX_DICTIONARY, crc32, digest
 from vera_core.dictionary import SEPARATOR
 from vera_core.encoding import Encoded, EncodedBatch
 from vera_core.errors import UsageError
@@ -30,18 +30,20 @@ from vera_core.format.groups import (
     encode_group,
     group_entries,
 )
+from vera_core.format.sealed import keyed_key
 from vera_core.format.sharing import Contents, Unshared
-from vera_core.format.stream import StreamEncoder, pieces
+from vera_core.format.source import Naming
+from vera_core.format.stream import FileStream
 from vera_core.format.tail import Front, GroupFacts, Outline, encode_tail
 from vera_core.format.waiting import ROW, Names, Waiting
 from vera_core.model import Codec, Erasability, Policy, check_uid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
+    from vera_core.format.stream import Readable, Streamed
     from vera_core.model import Origin
 
 _QUEUE = 256
@@ -181,7 +183,7 @@ class ShardWriter:
         self,
         uid: str,
         created_at: int,
-        file: BinaryIO,
+        file: Readable,
         size: int,
         *,
         policy: Policy = Policy.BALANCED,
@@ -197,26 +199,33 @@ class ShardWriter:
             BadUidError: the uid is none.
             UsageError: `file` holds more or less than `size` bytes (the shard is of no use then), or as `append`.
         """
-        if self._closed or self._streamed or self.entries or self._dictionaries:
-            raise UsageError("a streamed file needs a shard of its own", uid=uid)
         if self._options.encryption is not None:
-            raise UsageError("a file can't be streamed to an encrypted shard yet", uid=uid)
+            raise UsageError("a file is streamed to an encrypted shard only if it is sealed", uid=uid)
         if not layout.MIN_TIME <= created_at <= layout.MAX_TIME or not 0 <= size < layout.MAX_SIZE:
             raise UsageError(f"time {created_at} or size {size} is out of range", uid=uid)
         name, attributes = check_uid(uid).encode(), encode_attributes(media_type, metadata)
-        self._streamed = self._closed = True  # until all went well
-        self._write_header()
-        encoded = self._pump(file, size, policy, uid)
         row = np.zeros(1, ROW)
         row["key"] = int.from_bytes(digest(name)[:8], "big")
-        row["created_at"], row["size"] = created_at + TIME_BIAS, size
-        row["stored_size"] = self._position - self._data_start
-        row["crc32"], row["codec"], row["uid_length"] = encoded.crc32, encoded.codec, len(name)
-        row["digest"] = np.frombuffer(encoded.sha256, np.uint8)
+        row["created_at"] = created_at + TIME_BIAS
         row["origin_commit"], row["origin_ordinal"] = origin_numbers(origin)
-        self._write_group(Waiting(row, [name], [attributes], b""), np.zeros(1, np.uint64), flags=AFTER)
-        self._closed = False
-        return encoded
+        self._check_alone(uid)
+        with Naming({"uid": uid}):
+            return self._append_alone(Waiting(row, [name], [attributes], b""), FileStream(file, size, policy))
+
+    def append_sealed(self, keyed_uid: str, sealed: Streamed, *, origin: Origin | None = None) -> Encoded:
+        """Adds a sealed stream (`keys.streams.SealedStream`), which must be the shard's only file, as `append_stream`.
+
+        Raises:
+            UsageError: the shard is not encrypted, this is no keyed uid, or as `append_stream`.
+        """
+        if self._options.encryption is None:
+            raise UsageError("a sealed file needs an encrypted shard", uid=keyed_uid)
+        row = np.zeros(1, ROW)
+        row["key"] = keyed_key(keyed_uid.encode("utf-8", "surrogatepass"))
+        row["created_at"] = TIME_BIAS
+        row["origin_commit"], row["origin_ordinal"] = origin_numbers(origin)
+        self._check_alone(keyed_uid)
+        return self._append_alone(Waiting(row, [keyed_uid.encode()], [b""], b""), sealed)
 
     def finish(self) -> ShardSummary:
         """Writes what waits, the directory and the footer. The sink is not closed.
@@ -335,21 +344,24 @@ class ShardWriter:
             self._data_start = self._position
         return self._header
 
-    def _pump(self, file: BinaryIO, size: int, policy: Policy, uid: str) -> Encoded:
-        """Writes the encoded content of `file`."""
-        coming = pieces(file)
-        first = next(coming, b"")
-        encoder = StreamEncoder(first, size, policy)
-        piece: bytes | None = first
-        while piece and encoder.size + len(piece) <= size:
-            self._emit(encoder.feed(piece))
-            piece = next(coming, None)
-        if piece or encoder.size != size:
-            raise UsageError(
-                f"the file holds {'more than ' if piece else 'only '}{size if piece else encoder.size} of {size} bytes",
-                todo="It changed while it was read; pack it again.",
-                uid=uid,
-            )
-        last, encoded = encoder.finish()
-        self._emit(last)
+    def _check_alone(self, uid: str) -> None:
+        """Makes sure that a streamed file is the only one; nothing more can be added if it fails."""
+        if self._closed or self._streamed or self.entries or self._dictionaries:
+            raise UsageError("a streamed file needs a shard of its own", uid=uid)
+        self._streamed = self._closed = True  # until all went well
+
+    def _append_alone(self, waiting: Waiting, coming: Streamed) -> Encoded:
+        """Writes the stored bytes of the shard's only file, and the group of it, whose row lacks what they tell."""
+        self._write_header()
+        crc = 0
+        for piece in coming:
+            crc = crc32(piece, crc)
+            self._emit(piece)
+        encoded = coming.facts()
+        row = waiting.rows
+        row["size"], row["stored_size"] = encoded.size, self._position - self._data_start
+        row["crc32"], row["codec"], row["uid_length"] = crc, encoded.codec, len(waiting.uids[0])
+        row["digest"] = np.frombuffer(encoded.sha256, np.uint8)
+        self._write_group(waiting, np.zeros(1, np.uint64), flags=AFTER)
+        self._closed = False
         return encoded

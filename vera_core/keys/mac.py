@@ -15,6 +15,7 @@ import numpy as np
 from vera_core.codec import digest, feed
 
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import Sequence
 
 _BLOCK = 64
@@ -47,6 +48,26 @@ def hmac_many(keys: Sequence[bytes], messages: Sequence[bytes]) -> list[bytes]:
     ]
 
 
+class MacHasher:
+    """The HMAC of one message as its pieces come."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, inner: hashlib._Hash, outer: hashlib._Hash) -> None:
+        self._inner = inner
+        self._outer = outer
+
+    def update(self, data: bytes, /) -> None:
+        """Takes the next piece."""
+        self._inner.update(data)
+
+    def digest(self) -> bytes:
+        """The 32 bytes of the HMAC of all so far."""
+        outer = self._outer.copy()
+        outer.update(self._inner.digest())
+        return outer.digest()
+
+
 class Mac:
     """HMAC-SHA-256 with one key of 32 bytes, whose pads are hashed once: half the time for a uid. Threads share it."""
 
@@ -55,6 +76,10 @@ class Mac:
     def __init__(self, key: bytes) -> None:
         self._inner = sha256(key.translate(_INNER) + _INNER_PAD)
         self._outer = sha256(key.translate(_OUTER) + _OUTER_PAD)
+
+    def hasher(self) -> MacHasher:
+        """For a message that comes in pieces."""
+        return MacHasher(self._inner.copy(), self._outer.copy())
 
     def digest(self, message: bytes) -> bytes:
         """The 32 bytes of the HMAC. Keeps the interpreter lock where `codec.digest` does."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vera_core.encoding import Digest
+    from vera_core.format.stream import Hasher
     from vera_core.keys.tenant import TenantKey
 
 IDENTITY_BYTES = 16
@@ -37,6 +38,9 @@ class Naming(Protocol):
     @property
     def digest(self) -> Digest:
         """The 32 bytes that stand for a content."""
+
+    def hasher(self) -> Hasher:
+        """As `digest`, of a content that comes in pieces."""
 
     def name(self, uid: str) -> str:
         """The file's name.
@@ -60,6 +64,10 @@ class PlainNaming:
 
     tenant_key = None
     digest = staticmethod(digest)
+
+    def hasher(self) -> Hasher:
+        """SHA-256."""
+        return hashlib.sha256()
 
     def name(self, uid: str) -> str:
         """The uid."""
@@ -88,6 +96,10 @@ class KeyedNaming:
     def digest(self) -> Digest:
         """The keyed digest."""
         return self.tenant_key.keyed_digest
+
+    def hasher(self) -> Hasher:
+        """The keyed digest."""
+        return self.tenant_key.keyed_hasher()
 
     def name(self, uid: str) -> str:
         """The keyed uid."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from vera_core.codec import decode, decode_many
-from vera_core.errors import FormatError, IntegrityError, VeraError
+from vera_core.codec import MAX_INLINE, decode, decode_many
+from vera_core.errors import FormatError, IntegrityError, UsageError, VeraError
 from vera_core.format.layout import RESTORE
 from vera_core.format.sealed import parse_inside
 from vera_core.format.source import named
 from vera_core.keys.sealing import FileSealer
+from vera_core.keys.streams import OpenedStream, Segments, ends, opened_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,6 +95,38 @@ class FileOpener:
             size += unsealed.inside.stored.size
         yield from self._decoded(batch)
 
+    def stream(self, entry: Entry, pieces: Iterable[bytes]) -> tuple[Entry, Iterator[bytes]]:
+        """The entry of a streamed shard opened, and its content in pieces, of its stored bytes in pieces.
+
+        The last piece is given only once the whole has verified.
+
+        Raises:
+            ErasedError: its key was destroyed.
+            IntegrityError: as `open`; of the content, while it is taken.
+        """
+        try:
+            stream = OpenedStream(self._segments(entry), entry.stored_size, pieces)
+            self._check_name(entry, stream.inside)
+        except VeraError as error:
+            raise self._named(self._explained(error), entry) from error
+        return _opened(entry, stream.inside), self._contents(entry, stream)
+
+    def stream_facts(self, entry: Entry, fetch: Callable[[int, int], bytes]) -> Entry:
+        """The entry of a streamed shard opened, with the SHA-256 of its content; two segments of it are fetched.
+
+        Raises:
+            ErasedError: its key was destroyed.
+            IntegrityError: they do not open.
+        """
+        try:
+            segments = self._segments(entry)
+            first, last = (fetch(entry.offset + at, length) for at, length in ends(entry.stored_size))
+            inside, plain = opened_facts(segments, entry.stored_size, first, last)
+            self._check_name(entry, inside)
+        except VeraError as error:
+            raise self._named(self._explained(error), entry) from error
+        return _opened(entry, inside)._replace(sha256=plain)
+
     def not_its_keyring(self) -> IntegrityError:
         """What is said where the keyring is another shard's."""
         return IntegrityError(
@@ -109,8 +142,7 @@ class FileOpener:
             asked.append(entry.ordinal)
             try:
                 inside = parse_inside(self._plaintext(entry, next(leaves), sealed))
-                if self._tenant.keyed_uid(inside.uid) != entry.uid:
-                    raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE)
+                self._check_name(entry, inside)
             except VeraError as error:
                 raise self._named(error, entry) from error
             yield _Unsealed(entry, inside)
@@ -118,11 +150,31 @@ class FileOpener:
     def _plaintext(self, entry: Entry, leaf: bytes, sealed: bytes) -> bytes:
         try:
             return self._files.open(entry.ordinal, leaf, sealed)
-        except IntegrityError:
+        except IntegrityError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: VeraError) -> VeraError:
+        """What is wrong where something does not open: perhaps the keyring."""
+        if isinstance(error, IntegrityError):
             scheme, of = self._shard.encryption(), self._keyring.header
             if (scheme.keyring_id, scheme.depth) != (of.keyring_id, of.depth):
-                raise self.not_its_keyring() from None
-            raise
+                return self.not_its_keyring()
+        return error
+
+    def _check_name(self, entry: Entry, inside: Inside) -> None:
+        if self._tenant.keyed_uid(inside.uid) != entry.uid:
+            raise IntegrityError("a sealed file lies under the name of another", todo=RESTORE)
+
+    def _segments(self, entry: Entry) -> Segments:
+        of = self._keyring.header
+        (leaf,) = self._keyring.tree.leaves([entry.ordinal])
+        return Segments((of.repository_id, of.keyring_id), entry.ordinal, leaf)
+
+    def _contents(self, entry: Entry, stream: OpenedStream) -> Iterator[bytes]:
+        try:
+            yield from stream.contents(self._tenant.keyed_hasher(), entry.sha256)
+        except VeraError as error:
+            raise self._named(error, entry) from error
 
     def _decoded(self, batch: Sequence[_Unsealed]) -> Iterator[tuple[Entry, bytes]]:
         contents: Sequence[bytes | None] = [None] * len(batch)
@@ -156,6 +208,17 @@ class FileOpener:
 
     def _named(self, error: VeraError, entry: Entry) -> VeraError:
         return named(error, {**self._shard.where, "uid": entry.uid, "entry": entry.ordinal})
+
+
+def whole(entry: Entry, content: Iterable[bytes]) -> bytes:
+    """The content of a stream in memory.
+
+    Raises:
+        UsageError: it is larger than `MAX_INLINE` bytes.
+    """
+    if entry.size > MAX_INLINE:
+        raise UsageError(f"a content of {entry.size} bytes is too large for memory", todo="Read it as a stream.")
+    return b"".join(content)
 
 
 def _opened(entry: Entry, inside: Inside) -> Entry:

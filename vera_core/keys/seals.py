@@ -18,15 +18,17 @@ from vera_core.format.layout import MAX_TIME, MIN_TIME, RESTORE
 from vera_core.format.sealed import HEAD, parse_inside
 from vera_core.keys.mac import Mac
 from vera_core.keys.sealing import FileSealer
+from vera_core.keys.streams import OpenedStream, Segments
 from vera_core.keys.tenant import KEYED_UID_BYTES, Purpose
 from vera_core.keys.tree import KeyTree
 from vera_core.model import Codec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vera_core.keys.keyring import Keyring
     from vera_core.keys.tenant import TenantKey
+    from vera_core.model import Entry
 
 _PACKED = struct.Struct("<32s32s16s16sB")
 _HEAD = np.dtype(
@@ -91,6 +93,22 @@ class Seals:
             raise FormatError("a sealed file lies under the name of another", todo=RESTORE)
         digest = Mac(self.content_key).digest_alone
         return b"".join([found for batch in _batches(stored) for found in digest_many(batch, dictionaries, digest)])
+
+    def check_stream(self, entry: Entry, pieces: Iterable[bytes]) -> None:
+        """Opens the sealed stream of an entry, whose stored bytes come in pieces, and takes all of them.
+
+        Raises:
+            ErasedError: its key was destroyed.
+            IntegrityError: it is not what is sealed under that keyed uid, or its content has another keyed digest.
+        """
+        (leaf,) = self.tree.run(entry.ordinal, entry.ordinal + 1)
+        segments = Segments((self.repository_id, self.keyring_id), entry.ordinal, leaf)
+        stream = OpenedStream(segments, entry.stored_size, pieces)
+        keyed = Mac(self.uid_key).digest_alone(stream.inside.uid.encode())[:KEYED_UID_BYTES]
+        if keyed.hex() != entry.uid:
+            raise FormatError("a sealed file lies under the name of another", todo=RESTORE)
+        for _ in stream.contents(Mac(self.content_key).hasher(), entry.sha256):
+            pass
 
 
 def _parsed(plaintexts: Sequence[bytes]) -> tuple[list[bytes], list[Stored]]:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -21,22 +21,40 @@ from vera_core.errors import UsageError
 from vera_core.format.columns import encode_attributes
 from vera_core.format.layout import AES_256_GCM, MAX_TIME, MIN_TIME, UID_KEY, Encryption
 from vera_core.format.sealed import HEAD
+from vera_core.format.source import Naming
 from vera_core.format.waiting import Names, encode_uids
 from vera_core.keys.envelope import Header, Kind
 from vera_core.keys.keyring import Keyring
-from vera_core.keys.opening import FileOpener, SealedShard
+from vera_core.keys.opening import FileOpener, SealedShard, whole
 from vera_core.keys.sealing import ID_BYTES, FileSealer
 from vera_core.keys.seals import Seals
+from vera_core.keys.streams import SealedStream, Segments
 from vera_core.keys.tree import KeyTree
+from vera_core.model import check_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from vera_core.format.columns import Metadata
     from vera_core.format.reader import ShardReader
+    from vera_core.format.stream import Readable
+    from vera_core.format.writer import ShardWriter
     from vera_core.keys.tenant import TenantKey
-    from vera_core.model import Entry
+    from vera_core.model import Entry, Origin, Policy
 
 _attributes = lru_cache(maxsize=4096)(encode_attributes)
+
+
+class BigFile(NamedTuple):
+    """A file that is streamed to a shard of its own; `content` holds `size` bytes, of which none was read yet."""
+
+    uid: str
+    created_at: int
+    media_type: str
+    metadata: Metadata
+    content: Readable
+    size: int
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +122,35 @@ class ShardSealer:
         nothing = ("", ())
         hidden = Names(keyed_uids, [0] * len(batch), [nothing] * len(batch), names.origins)
         return hidden, EncodedBatch(facts, b"".join(sealed))
+
+    def seal_stream(self, file: BigFile, policy: Policy) -> SealedStream:
+        """A file for `ShardWriter.append_sealed`, which must be the shard's only one.
+
+        Raises:
+            BadUidError: the uid is none.
+            UsageError: a time or size out of range, or bad metadata.
+        """
+        (leaf,) = self.tree.run(0, 1)
+        segments = Segments((self.tenant.header.repository_id, self.keyring_id), 0, leaf)
+        names = file.created_at, check_uid(file.uid).encode(), encode_attributes(file.media_type, file.metadata)
+        return SealedStream(segments, names, (file.content, file.size), policy, self.tenant.keyed_hasher())
+
+
+def append_big(writer: ShardWriter, file: BigFile, policy: Policy, sealer: ShardSealer | None) -> None:
+    """Streams a file to a shard of its own, sealed where there is a sealer.
+
+    Raises:
+        BadUidError: the uid is none.
+        UsageError: the file holds more or less than its size, or as `ShardWriter.append_stream`.
+    """
+    if sealer is None:
+        writer.append_stream(
+            file.uid, file.created_at, file.content, file.size,
+            policy=policy, media_type=file.media_type, metadata=file.metadata, origin=file.origin,
+        )  # fmt: skip
+    else:
+        sealed = sealer.seal_stream(file, policy)
+        writer.append_sealed(sealer.tenant.keyed_uid(file.uid), sealed, origin=file.origin)
 
 
 def _plaintexts(names: Names, batch: EncodedBatch) -> list[bytes]:
@@ -244,8 +291,13 @@ class ShardOpener:
         Raises:
             ErasedError: its key was destroyed.
             IntegrityError: bytes, keyring, name or digest are not those of the entry.
+            UsageError: the content is larger than `MAX_INLINE` bytes: use `stream`.
         """
-        return self.open(entry, self.reader.read(entry))
+        if not self.reader.streamed:
+            return self.open(entry, self.reader.read(entry))
+        opened, content = self.stream(entry)
+        with Naming({**self.reader.source.where, "uid": entry.uid, "entry": entry.ordinal}):
+            return opened, whole(opened, content)
 
     def open(self, entry: Entry, sealed: bytes) -> tuple[Entry, bytes]:
         """As `read`, where the sealed bytes are at hand.
@@ -259,25 +311,53 @@ class ShardOpener:
         """Sealed entries opened, in the order of their places. Some 60 MiB are held.
 
         Raises:
-            ErasedError, IntegrityError: as `read`, for the first of them.
+            ErasedError, IntegrityError, UsageError: as `read`, for the first of them.
         """
+        if self.reader.streamed:
+            return map(self.read, entries)
         return self.open_many(self.reader.read_many(entries))
 
     def read_all(self) -> Iterator[tuple[Entry, bytes]]:
         """All entries opened, by ordinal.
 
         Raises:
+            ErasedError, IntegrityError, UsageError: as `read`, for the first of them.
+        """
+        if self.reader.streamed:
+            return map(self.read, self.reader.entries())
+        return self.open_many(self.reader.read_all())
+
+    def check_all(self, wanted: Callable[[Entry], bool] = lambda _: True) -> int:
+        """Opens every sealed entry that is wanted, whatever its size; returns how many.
+
+        Raises:
             ErasedError, IntegrityError: as `read`, for the first of them.
         """
-        return self.open_many(self.reader.read_all())
+        if self.reader.streamed:
+            return sum(1 for entry in self.reader.entries() if wanted(entry) and self.check(entry))
+        return sum(1 for _ in self.open_many(item for item in self.reader.read_all() if wanted(item[0])))
+
+    def check(self, entry: Entry) -> bool:
+        """Opens a sealed entry of any size, and keeps nothing; True.
+
+        Raises:
+            ErasedError, IntegrityError: as `read`.
+        """
+        for _ in self.stream(entry)[1]:
+            pass
+        return True
 
     def stream(self, entry: Entry) -> tuple[Entry, Iterator[bytes]]:
         """See `Opener`."""
+        if self.reader.streamed:
+            return self._opener.stream(entry, self.reader.read_stream(entry))
         opened, content = self.read(entry)
         return opened, iter((content,))
 
     def facts(self, entries: Sequence[Entry]) -> list[Entry]:
-        """See `Opener`."""
+        """See `Opener`. Of a streamed file, the ends are read and not its content."""
+        if self.reader.streamed:
+            return [self._opener.stream_facts(entry, self.reader.fetch) for entry in entries]
         coming = self.read_many(entries)
         found = {opened.ordinal: opened._replace(sha256=digest(content)) for opened, content in coming}
         return [found[entry.ordinal] for entry in entries]

@@ -24,6 +24,7 @@ from vera_core.model import check_uid
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vera_core.keys.mac import MacHasher
     from vera_core.keys.service import KeyService
 
 SECRET_BYTES = 32
@@ -91,6 +92,10 @@ class TenantKey:
     def keyed_digest(self, content: bytes) -> bytes:
         """32 bytes: HMAC-SHA-256(subkey for contents, content), which stands where others have a plain SHA-256."""
         return self._content.digest(content)
+
+    def keyed_hasher(self) -> MacHasher:
+        """As `keyed_digest`, of a content that comes in pieces."""
+        return self._content.hasher()
 
     def seal(self, service: KeyService) -> bytes:
         """The bytes to store.

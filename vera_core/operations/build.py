@@ -16,7 +16,7 @@ import numpy as np
 
 from vera_core.errors import IntegrityError, UsageError
 from vera_core.format import Names, ShardWriter
-from vera_core.keys.shards import ShardSealer
+from vera_core.keys.shards import BigFile, ShardSealer, append_big
 from vera_core.operations.commit import LocalShard
 from vera_core.operations.judge import EQUAL, UNREAD
 from vera_core.slots import FILTER_ENTRIES
@@ -241,16 +241,11 @@ class _Filling:
         assert isinstance(content, BigContent)
         self.last_name = row.name
         number = loaded.rows.first + place
-        if self.part.sealer is not None:
-            self.part.reject(number, RejectReason.TOO_BIG)
-            return
         writer = ShardWriter(self.sink, options=self.options)
         try:
             with content.open() as file:
-                writer.append_stream(
-                    row.uid, row.created_at, file, content.size,
-                    policy=self.limits.policy, media_type=row.media_type, metadata=row.metadata,
-                )  # fmt: skip
+                big = BigFile(row.uid, row.created_at, row.media_type, row.metadata, file, content.size)
+                append_big(writer, big, self.limits.policy, self.part.sealer)
         except UsageError:
             self.part.reject(number, RejectReason.WRONG_SIZE)
         except UNREAD:

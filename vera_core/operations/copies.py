@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from vera_core.encoding import EncodedBatch, encode
 from vera_core.errors import IntegrityError
 from vera_core.format import FileSource, Names, ShardOptions, ShardReader, ShardWriter
-from vera_core.keys.shards import ShardOpener, ShardSealer
+from vera_core.format.stream import PiecesFile
+from vera_core.keys.shards import BigFile, ShardOpener, ShardSealer, append_big
 from vera_core.operations.commit import Finished, LocalShard
 from vera_core.operations.inspector import inspect_file
 from vera_core.slots import FILTER_ENTRIES
@@ -32,13 +33,13 @@ BATCH_BYTES = 8 << 20
 """Of stored contents in memory at once."""
 
 
-def shardfuls(repo: Repository, versions: Iterable[Version]) -> Iterator[list[Version]]:
+def shardfuls(repo: Repository, readers: ShardReaders, versions: Iterable[Version]) -> Iterator[list[Version]]:
     """The versions of one shard each: of one class, in its order, as many as it may hold; big files alone."""
     config = repo.config
     waiting: list[Version] = []
     size = 0
     for version in sorted(versions, key=_place):
-        big = _is_big(repo, version)
+        big = _is_big(repo, readers, version)
         full = len(waiting) == config.part_rows or size + version.entry.size > config.shard_bytes
         if waiting and (big or full or version.shard.retention_class != waiting[0].shard.retention_class):
             yield waiting
@@ -69,7 +70,7 @@ def copy_versions(repo: Repository, readers: ShardReaders, versions: Sequence[Ve
     with FileSource(path) as source:
         if tenant is not None and keyring is not None:
             opener = ShardOpener(ShardReader.open(source, sealed=True), tenant, keyring)
-            opening = sum(1 for _ in opener.read_all())
+            opening = opener.check_all()
         else:
             opening = found.entries
     if (found.sha256, found.entries, opening) != (summary.sha256, len(versions), len(versions)):
@@ -86,9 +87,11 @@ def _place(version: Version) -> tuple[str, int, bytes, tuple[int, int]]:
     return (version.shard.retention_class, version.entry.key, version.entry.uid.encode(), version.origin)
 
 
-def _is_big(repo: Repository, version: Version) -> bool:
-    """Whether it has a shard of its own; what is sealed never does, though sealing makes it a little longer."""
-    return not version.shard.keyring and version.entry.size > repo.config.inline_limit
+def _is_big(repo: Repository, readers: ShardReaders, version: Version) -> bool:
+    """Whether it has a shard of its own. Of what is sealed, its size does not tell."""
+    if version.shard.keyring:
+        return version.shard.entries == 1 and readers.reader(version.shard).streamed
+    return version.entry.size > repo.config.inline_limit
 
 
 def _write(
@@ -100,8 +103,8 @@ def _write(
         bytes.fromhex(repo.config.repository_id), retention.name, retention.erasability, encryption=encryption
     )
     writer = ShardWriter(sink, options=options)
-    if _is_big(repo, versions[0]):
-        _stream(repo, readers, versions[0], writer)
+    if _is_big(repo, readers, versions[0]):
+        _stream(repo, readers, versions[0], writer, sealer)
         return writer.finish()
     for versions_at_once in _batches(versions):
         found = _encoded(repo, readers, versions_at_once)
@@ -119,15 +122,14 @@ def _write(
     return writer.finish()
 
 
-def _stream(repo: Repository, readers: ShardReaders, version: Version, writer: ShardWriter) -> None:
-    entry = version.entry
-    with tempfile.TemporaryFile(dir=repo.workplace.spool) as content:
-        content.writelines(readers.reader(version.shard).read_stream(entry))
-        content.seek(0)
-        writer.append_stream(
-            entry.uid, entry.created_at, content, entry.size, policy=repo.config.compression,
-            media_type=entry.media_type, metadata=entry.metadata, origin=version.origin,
-        )  # fmt: skip
+def _stream(
+    repo: Repository, readers: ShardReaders, version: Version, writer: ShardWriter, sealer: ShardSealer | None
+) -> None:
+    """From shard to shard: nothing of it that is not sealed reaches a disk."""
+    entry, pieces = readers.opener(version.shard).stream(version.entry)
+    content = PiecesFile(pieces)
+    big = BigFile(entry.uid, entry.created_at, entry.media_type, entry.metadata, content, entry.size, version.origin)
+    append_big(writer, big, repo.config.compression, sealer)
 
 
 def _batches(versions: Sequence[Version]) -> Iterator[list[Version]]:

@@ -12,7 +12,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from vera_core.errors import ConflictError, ErasedError, IntegrityError, UnavailableError, UsageError
+from vera_core.errors import ConflictError, ErasedError, IntegrityError, UnavailableError, UsageError, VeraError
 from vera_core.format import Damage, Encryption, Header, saved_entries
 from vera_core.format.layout import AES_256_GCM, UID_KEY
 from vera_core.keys.opening import FileOpener, SealedShard
@@ -76,14 +76,14 @@ def extract(
                 continue
             try:
                 entry, content = opened(saved.entry, pieces)
+                path = directory / "other" / f"{entry.ordinal:08d}"
+                _write(path, content)
             except ErasedError:
                 erased += 1
             except IntegrityError as error:
                 entry = saved.entry
                 damages.take(Damage(error.what, entry.offset, entry.stored_size, 1, entry.ordinal, entry.uid))
             else:
-                path = directory / "other" / f"{entry.ordinal:08d}"
-                _write(path, content)
                 lists.take(entry, path)
     return Extracted(erased, damages.count, tuple(damages.first))
 
@@ -116,6 +116,8 @@ def _opener(plan: RecoveryPlan) -> Callable[[Entry, Iterator[bytes]], tuple[Entr
         raise files.not_its_keyring()
 
     def opened(entry: Entry, pieces: Iterator[bytes]) -> tuple[Entry, Iterator[bytes]]:
+        if plan.survey.found.streamed:
+            return files.stream(entry, pieces)
         found, content = files.open(entry, b"".join(pieces))
         return found, iter((content,))
 
@@ -199,9 +201,13 @@ def _named(path: Path, root: Path, uid: str) -> Path:
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:
     path.parent.mkdir(exist_ok=True)
-    with path.open("xb") as file:
-        for piece in pieces:
-            file.write(piece)
+    try:
+        with path.open("xb") as file:
+            for piece in pieces:
+                file.write(piece)
+    except VeraError:
+        path.unlink()
+        raise
 
 
 @contextmanager

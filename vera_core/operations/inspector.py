@@ -37,7 +37,7 @@ class Inspect(Protocol):
 def inspect_file(path: Path, seals: Seals | None = None) -> Verified:
     """An `Inspect` in this thread."""
     with FileSource(path) as source:
-        return ShardReader.open(source, sealed=True).verify(None if seals is None else seals.digests)
+        return ShardReader.open(source, sealed=True).verify(seals)
 
 
 @contextmanager

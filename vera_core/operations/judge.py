@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from vera_core.operations.load import stream_digest
@@ -79,7 +80,7 @@ class Judge:
         big = loaded.special[place]
         assert isinstance(big, BigContent)
         try:
-            return EQUAL if big.size == latest.size and latest.sha256 == stream_digest(big) else None
+            return EQUAL if big.size == latest.size and latest.sha256 == stream_digest(big, sha256()) else None
         except UNREAD:
             return RejectReason.UNREADABLE
 

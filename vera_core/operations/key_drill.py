@@ -138,7 +138,7 @@ def _try(repo: Repository, trying: _Place, shard: ShardRef, readers: ShardReader
         opener = ShardOpener(readers.reader(shard), tenant, keyring)
         entry = next((entry for entry in opener.reader.entries() if opener.holds(entry)), None)
         if entry is not None:
-            opener.read(entry)
+            opener.check(entry)
             trying.files += 1
     except (IntegrityError, IncompatibleError, NotFoundError, UsageError) as error:
         what = f"with the keys of {place.uri} alone the shard can't be read: {error.what}"

@@ -5,7 +5,6 @@ Where the work is done (threads here, processes in loader.py) does not matter to
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vera_core.encoding import Digest
+    from vera_core.format.stream import Hasher
     from vera_core.keys.naming import Naming
     from vera_core.model import Policy
     from vera_core.source.base import BigContent, Fetched, Source
@@ -233,17 +233,16 @@ def worked_on(
     return EncodedBatch(facts, encoded.stored), special
 
 
-def stream_digest(content: BigContent) -> bytes:
-    """SHA-256 of a big file, read in constant memory.
+def stream_digest(content: BigContent, hasher: Hasher) -> bytes:
+    """The digest by `hasher` of a big file, read in constant memory.
 
     Raises:
         OSError: it can't be read.
     """
-    digest = hashlib.sha256()
     with content.open() as file:
         while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.digest()
+            hasher.update(chunk)
+    return hasher.digest()
 
 
 def _rest(batch: RowBatch, loaded: int, start: Start) -> Iterator[Loaded]:

@@ -137,8 +137,7 @@ def _seal_trouble(repo: Repository, shard: ShardRef, reader: ShardReader) -> lis
 
     found: list[Finding] = []
     try:
-        for _ in opener.open_many(item for item in reader.read_all() if opens(item[0])):
-            pass
+        opener.check_all(opens)
     except IntegrityError:
         keyless.clear()
         found += _unopened(shard, opener, filter(opens, reader.entries()))
@@ -151,7 +150,7 @@ def _unopened(shard: ShardRef, opener: ShardOpener, entries: Iterable[Entry]) ->
     """Every entry that does not open."""
     for entry in entries:
         try:
-            opener.read(entry)
+            opener.check(entry)
         except IntegrityError as error:
             yield finding_of(error, shard, uid=entry.uid)
 

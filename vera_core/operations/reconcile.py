@@ -22,6 +22,7 @@ from vera_core.source.base import BigContent, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
+    from vera_core.keys.naming import Naming
     from vera_core.model import Entry
     from vera_core.operations.freeze import FrozenManifest
     from vera_core.operations.holdings import Holdings
@@ -94,7 +95,7 @@ def reconcile_part(repo: Repository, source: Source, frozen: FrozenManifest, sid
         source, batches, lambda contents, _: facts_of(contents, naming.digest), threads=repo.workplace.threads
     )
     unread: list[tuple[str, Finding]] = []
-    now = pd.DataFrame(_source_side(loaded, rejected, unread), columns=[*COLUMNS, "uid", "size"])
+    now = pd.DataFrame(_source_side(loaded, rejected, naming, unread), columns=[*COLUMNS, "uid", "size"])
     yield from (finding for _, finding in unread)
     kept = pd.DataFrame(((entry.uid, entry.sha256) for entry in side.entries), columns=COLUMNS)
     erased = sum(origin.commit == part.number for origin in side.lies.left_out)
@@ -137,7 +138,7 @@ def _stands_elsewhere(readers: ShardReaders, side: Archived, name: tuple[str, in
 
 
 def _source_side(
-    loaded: Iterable[Loaded], rejected: Container[int], unread: list[tuple[str, Finding]]
+    loaded: Iterable[Loaded], rejected: Container[int], naming: Naming, unread: list[tuple[str, Finding]]
 ) -> Iterator[tuple[str, bytes, str, int]]:
     """(name, digest, uid, size) of every row that is not rejected; what can't be read goes to `unread`."""
     for batch in loaded:
@@ -153,7 +154,7 @@ def _source_side(
                     unread.append((name, Finding(what=what, uid=uid, todo=todo)))
                 case BigContent() as big:
                     try:
-                        yield name, stream_digest(big), uid, big.size
+                        yield name, stream_digest(big, naming.hasher()), uid, big.size
                     except (OSError, VeraError) as error:
                         what = f"the source does not give the file any more: {error}"
                         unread.append((name, Finding(what=what, uid=uid)))

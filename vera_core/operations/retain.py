@@ -115,7 +115,7 @@ class _Work:
         found = _versions(self.repo, readers, self.state, names)
         files = [_judge(self.order, self.state, uid, found[uid]) for uid in found]
         wanted = [version for file in files for version in found[file.uid] if version.origin in file.versions]
-        for versions in shardfuls(self.repo, wanted):
+        for versions in shardfuls(self.repo, readers, wanted):
             self._copy(readers, versions)
         return files
 

@@ -139,7 +139,12 @@ class Retriever:
         """As `get`, in chunks of bounded size; the digest is checked before the last chunk is handed out."""
         slot, _, found = self._find(uid, created_at, version)
         with self._reading(uid, slot, version):
-            return self._readers.opener(found.shard).stream(found.entry)
+            entry, chunks = self._readers.opener(found.shard).stream(found.entry)
+        return entry, self._told(chunks, uid, slot, version)
+
+    def _told(self, chunks: Iterator[bytes], uid: str, slot: Slot, version: str | None) -> Iterator[bytes]:
+        with self._reading(uid, slot, version):
+            yield from chunks
 
     def serves(self, slot: Slot, name: str, version: str) -> bool:
         """Whether that version of a file would be given to who asks for it; by its name, for nobody may know the uid.

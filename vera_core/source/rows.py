@@ -63,7 +63,6 @@ class RejectReason(StrEnum):
     AMBIGUOUS = "ambiguous"
     ERASED = "erased"
     GONE = "gone"
-    TOO_BIG = "too-big"
 
 
 class RawRow(NamedTuple):
