@@ -215,9 +215,9 @@ def test_packing_encrypted_is_measured_against_packing_openly(tmp_path: Path, em
         it = Encrypting(plain=both[0], common=both[1], encrypted=encrypted)
         return Results(machine=MACHINE, comparisons={}, encrypting=it)
 
-    good = replace(runs[Kind.ENCRYPTED], seconds=15.0, own_bytes=299 << 20)
+    good = replace(runs[Kind.ENCRYPTED], seconds=16.0, own_bytes=299 << 20)
     assert [target.met for target in targets(shown(good))] == [True] * 2
-    assert [target.met for target in targets(shown(replace(good, seconds=15.1, own_bytes=300 << 20)))] == [False] * 2
+    assert [target.met for target in targets(shown(replace(good, seconds=16.1, own_bytes=300 << 20)))] == [False] * 2
     assert len(tables(shown(good))["encrypted"][0].rows) == 9
 
 
