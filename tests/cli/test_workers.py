@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import closing
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,6 +42,7 @@ created_at = {{ column = "created_at", type = "epoch_s" }}
 content = {{ column = "body", kind = "inline" }}
 begin = {begin}
 lease_seconds = 3
+lag_days = {lag}
 """
 
 
@@ -64,6 +65,12 @@ def fill(url: str, days: int, each: int) -> dict[str, tuple[date, bytes]]:
         connection.execute(sa.text("INSERT INTO letters VALUES (:uid, :at, :body)"), rows)
     engine.dispose()
     return wanted
+
+
+def settings(repository: str, url: str, days: int) -> str:
+    """The settings of a migration of just those days."""
+    lag = (datetime.now(UTC).date() - FIRST).days - days + 1
+    return SETTINGS.format(repository=repository, url=url, begin=FIRST.isoformat(), lag=lag)
 
 
 def start(root: Path, name: str) -> subprocess.Popen[bytes]:
@@ -89,8 +96,7 @@ def run_with_kills(s3_store: S3Store, root: Path, url: str, *, days: int, kills:
     """Kills random workers again and again until all is done; checks that all is there once and the counts close."""
     new_repository(s3_store, root / "spool")
     wanted = fill(url, days, each)
-    text = SETTINGS.format(repository=uri(s3_store), url=url, begin=FIRST.isoformat())
-    (root / "vera.toml").write_text(text)
+    (root / "vera.toml").write_text(settings(uri(s3_store), url, days))
     os.environ["VERA_SETTINGS"] = str(root / "vera.toml")
     assert vera("migrate", "--create-schema").code == 0
     rng = random.Random(kills)
@@ -145,8 +151,7 @@ def test_a_worker_drains_and_status_tells_of_it(s3_store: S3Store, tmp_path: Pat
     url = f"sqlite:///{tmp_path}/business.sqlite"
     new_repository(s3_store, tmp_path / "spool")
     fill(url, 30, 60)
-    text = SETTINGS.format(repository=uri(s3_store), url=url, begin=FIRST.isoformat())
-    (tmp_path / "vera.toml").write_text(text)
+    (tmp_path / "vera.toml").write_text(settings(uri(s3_store), url, 30))
     os.environ["VERA_SETTINGS"] = str(tmp_path / "vera.toml")
     assert vera("migrate", "--create-schema").code == 0
     worker = start(tmp_path, "only")
